@@ -1,0 +1,59 @@
+# Every target needs only make and Python >= 3.11 with venv; the rest is installed into .venv, with hashes checked.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: help demo test check lint bench lock clean
+help:
+	@echo "make demo    a real PostgreSQL, one rotating credential, its file and its socket; Ctrl-C ends it"
+	@echo "make test    the tests          make check   format, lint, types, imports and tests"
+	@echo "make bench   benchmarks         make lint    format, lint, types and imports only"
+
+demo: $(VENV)/dev.stamp
+	@exec $(BIN)/leasehold dev $(ARGS)
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+check: lint test
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m bench $(ARGS)
+
+# Needs uv. The locked files name no index; pip checks every hash.
+LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -q
+lock:
+	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) --extra dev pyproject.toml -c requirements/runtime.txt -o requirements/dev.txt
+	$(LOCK) --extra dev --extra test pyproject.toml -c requirements/dev.txt -o requirements/test.txt
+	echo 'setuptools>=77' | $(LOCK) - -o requirements/build.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/made.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Leasehold needs Python 3.11 or later; '$(PYTHON)' is not. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "This Python has no venv module. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv (once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements/build.txt
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/made.stamp requirements/dev.txt pyproject.toml
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/made.stamp requirements/test.txt pyproject.toml
+	@$(PIP) install --require-hashes -r requirements/test.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/dev.stamp

@@ -1,0 +1,148 @@
+"""Logging: a closed vocabulary of events, one line each, and nothing secret by construction.
+
+Only the events of `Event` are logged, only with the fields of `_FIELDS`, and only as plain scalars: a Secret, a
+mapping or an object is replaced by its type's name. Lease ids go through `lease_ref` (a keyed hash that means something
+within one run only). User names, passwords, tokens and SQL are never passed in.
+"""
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from enum import StrEnum
+from typing import Any, Literal, TextIO
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Event(StrEnum):
+    """Everything the agent ever says."""
+
+    # the process
+    STARTING = "starting"
+    LISTENING = "listening"
+    STARTED = "started"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    LEFT_BEHIND = "left-behind"
+    CONFIG_WARNING = "config-warning"
+    AMBIENT_IGNORED = "ambient-ignored"
+    HARDENING = "hardening"
+    CLOCK_JUMP = "clock-jump"
+    CRASHED = "crashed"
+    # leases
+    ISSUED = "issued"
+    ISSUE_FAILED = "issue-failed"
+    VERIFIED = "verified"
+    VERIFY_FAILED = "verify-failed"
+    PUBLISHED = "published"
+    RENEWED = "renewed"
+    RENEW_FAILED = "renew-failed"
+    REPLACING = "replacing"
+    DRAINING = "draining"
+    REVOKED = "revoked"
+    REVOKE_FAILED = "revoke-failed"
+    EXPIRED = "expired"
+    ROLE_FAILED = "role-failed"
+    CIRCUIT = "circuit"
+    # engines
+    UPSTREAM = "upstream"
+    SWEPT = "swept"
+    SWEEP_FAILED = "sweep-failed"
+    # files
+    FILE_WRITTEN = "file-written"
+    FILE_FAILED = "file-failed"
+    FILE_REMOVED = "file-removed"
+    # the socket
+    DENIED = "denied"
+    BAD_REQUEST = "bad-request"
+    ROTATE_ASKED = "rotate-asked"
+    HANDLER_FAILED = "handler-failed"
+
+
+# What an event may carry. A new field is added here, with a thought for what it could give away.
+_FIELDS = frozenset(
+    {
+        *("role", "upstream", "lease", "error", "retry_in", "attempt", "ttl", "remaining", "expires_in", "verified"),
+        *("reason", "path", "mode", "count", "socket", "host", "state", "deadline", "server", "signal", "took"),
+        *("version", "left", "warning", "uid", "gid", "pid", "operation", "name", "exc_info"),
+        *("event", "level", "timestamp", "logger", "module", "func_name", "lineno", "exception"),
+    }
+)
+_KEY = os.urandom(16)
+
+
+def lease_ref(lease_id: str) -> str:
+    """Eight hex digits that name a lease in this run's log, and tell nothing outside of it."""
+    return hashlib.blake2s(lease_id.encode(), key=_KEY, digest_size=4).hexdigest()
+
+
+def _guard(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep only the vocabulary's fields, as plain scalars; a slip loses a field here and fails a test, not the agent."""
+    kept: MutableMapping[str, Any] = {}
+    for key, value in event_dict.items():
+        if key not in _FIELDS:
+            continue
+        plain = key == "exc_info" or isinstance(value, str | int | float | bool | None)
+        kept[key] = value if plain else f"<{type(value).__name__}>"
+    name = event_dict.get("event")
+    kept["event"] = name.value if isinstance(name, Event) else "unnamed"
+    return kept
+
+
+def configure(
+    *,
+    level: Level = "info",
+    json: bool | None = None,
+    only: str = "",
+    stream: TextIO | None = None,
+) -> None:
+    """Set logging up, once per process.
+
+    Args:
+        level: the least level that is written; at `debug` each line names module, function and line.
+        json: JSON lines; None means text on a terminal and JSON elsewhere.
+        only: write only events of loggers whose name contains this, e.g. `leases`.
+        stream: where to; standard error by default.
+    """
+    out = stream or sys.stderr
+    as_json = not out.isatty() if json is None else json
+
+    def wanted(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if only and only not in str(event_dict.get("logger", "")):
+            raise structlog.DropEvent
+        return event_dict
+
+    processors: list[Any] = [
+        wanted,
+        _guard,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if level == "debug":
+        where = structlog.processors.CallsiteParameter
+        processors.append(structlog.processors.CallsiteParameterAdder([where.MODULE, where.FUNC_NAME, where.LINENO]))
+    # Tracebacks show code, never the values of local variables.
+    processors.append(structlog.processors.format_exc_info)
+    processors.append(
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    )
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    # Libraries log request bytes, SQL and tokens: they are not heard at all.
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    logging.lastResort = None
+
+
+def get(name: str) -> Any:
+    """The logger of a file: `_log = log.get(__name__)`, then `_log.info(Event.RENEWED, role=…)`."""
+    return structlog.get_logger(logger=name)

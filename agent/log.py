@@ -81,7 +81,7 @@ def lease_ref(lease_id: str) -> str:
 
 
 def _guard(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep only the vocabulary's fields, as plain scalars; a slip loses a field here and fails a test, not the agent."""
+    """Keep only the vocabulary's fields, as plain scalars; a slip loses a field and fails a test, not the agent."""
     kept: MutableMapping[str, Any] = {}
     for key, value in event_dict.items():
         if key not in _FIELDS:

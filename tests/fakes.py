@@ -17,7 +17,7 @@ async def settle() -> None:
     loop = asyncio.get_running_loop()
     ready = getattr(loop, "_ready")  # noqa: B009 - asyncio has no public way to ask "is anything left to run?"
     await asyncio.sleep(0)
-    while ready:
+    while ready:  # noqa: ASYNC110 - there is no event for "nothing left to run"
         await asyncio.sleep(0)
 
 
@@ -86,7 +86,7 @@ class FakeClock:
 
 
 class FakeEngine:
-    """An upstream in memory. `script` answers each call: an exception to raise, seconds to hang, or None for success."""
+    """An upstream in memory. `script` answers each call: an exception, seconds to hang, or None for success."""
 
     def __init__(
         self,

@@ -18,6 +18,9 @@ Mode = NewType("Mode", int)
 Allow = tuple[str, ...]
 """Who may: "uid:1000", "gid:2000" or "any"; empty means the agent's own uid alone."""
 
+PROFILES = {"short": 300.0, "service": 3600.0, "batch": 7200.0}
+"""Default TTL in seconds by `profile`."""
+
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -214,6 +217,18 @@ class Role:
     password_alphabet: Literal["alnum", "base64"] = "alnum"  # noqa: S105 - names an alphabet
     password_bits: int | None = None
     multiline: bool = False
+
+    @property
+    def ttl(self) -> float:
+        """Seconds asked for at issue and renewal: `default_ttl`, else the profile's, else one hour."""
+        if self.default_ttl is not None:
+            return self.default_ttl
+        return PROFILES[self.profile] if self.profile is not None else 3600.0
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which the upstream renews no more: `max_ttl`, else 24 hours."""
+        return self.max_ttl if self.max_ttl is not None else 86400.0
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,157 @@
+"""The end of leases: who was replaced, refused or half issued is revoked here, again and again until confirmed.
+
+Belongs to the Renewer, which alone talks to the engine for its role; a task of its own, because a revocation that
+hangs must not delay a renewal.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agent import log
+from agent.clock import Clock, wait_for
+from agent.errors import UpstreamError
+from agent.failpoints import Failpoint, reach
+from agent.leases.engine import Engine
+from agent.leases.lease import Lease
+from agent.leases.schedule import (
+    CALL_DEADLINE,
+    REVOKE_BUDGET,
+    Retired,
+    RoleView,
+    backoff,
+    due_revocations,
+    within_budget,
+)
+from agent.log import Event
+
+_log = log.get(__name__)
+
+
+class Retirement:
+    """The leases of one role that are on their way out."""
+
+    def __init__(self, role: str, engine: Engine, clock: Clock, rng: random.Random) -> None:
+        self.role = role
+        self._engine = engine
+        self._clock = clock
+        self._random = rng
+        self._wake = asyncio.Event()
+        self._view = RoleView()
+        self._failures = 0
+        self._failed_at: deque[float] = deque(maxlen=REVOKE_BUDGET)
+
+    @property
+    def retired(self) -> tuple[Retired, ...]:
+        """What still has to be revoked."""
+        return self._view.draining
+
+    def drain(self, lease: Lease, revoke_at: float) -> None:
+        """Revoke `lease`, which readers may still hold, at `revoke_at`."""
+        self._add(Retired(lease_id=lease.id, revoke_at=revoke_at, ends_at=lease.expires_at, published=True))
+        reach(Failpoint.DRAIN_BEGUN)
+
+    def doom(self, lease_id: str, ends_at: float) -> None:
+        """Revoke what nobody has seen, at once."""
+        now = self._clock.now()
+        self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False))
+
+    def shorten(self, revoke_at: float) -> None:
+        """Bring every revocation that is later than `revoke_at` forward to it."""
+        moved = tuple(replace(each, revoke_at=min(each.revoke_at, revoke_at)) for each in self.retired)
+        self._view = replace(self._view, draining=moved)
+        self._wake.set()
+
+    def _add(self, retired: Retired) -> None:
+        self._view = replace(self._view, draining=(*self._view.draining, retired))
+        self._wake.set()
+
+    def _drop(self, retired: Retired) -> None:
+        self._view = replace(
+            self._view, draining=tuple(each for each in self._view.draining if each.lease_id != retired.lease_id)
+        )
+
+    async def run(self) -> None:
+        """Revoke whatever is due, for ever."""
+        while True:
+            self._wake.clear()
+            now = self._clock.now()
+            due = due_revocations(self._view, now)
+            if due:
+                await self._revoke(due[0])
+                continue
+            times = [max(each.revoke_at, self._view.revoke_not_before) for each in self._view.draining]
+            await wait_for(self._clock, self._wake, min(times) - now if times else None)
+
+    async def _revoke(self, retired: Retired) -> None:
+        began = self._clock.now()
+        error = await self._attempt(retired, CALL_DEADLINE)
+        if error is None:
+            self._failures = 0
+            return
+        now = self._clock.now()
+        self._failures += 1
+        self._failed_at.append(began)
+        delay = backoff(self._failures, self._random.random())
+        again = max(now + delay, within_budget(tuple(self._failed_at), now, REVOKE_BUDGET))
+        self._view = replace(self._view, revoke_not_before=again)
+        _log.warning(
+            Event.REVOKE_FAILED,
+            role=self.role,
+            lease=log.lease_ref(retired.lease_id),
+            error=error,
+            retry_in=round(again - now, 1),
+        )
+
+    async def _attempt(self, retired: Retired, deadline: float) -> str | None:
+        """Revoke once; the failure in one line, or None."""
+        try:
+            async with self._clock.timeout(deadline):
+                await self._engine.revoke(retired.lease_id)
+        except TimeoutError:
+            return f"no answer within {deadline:.0f} s"
+        except UpstreamError as error:
+            return str(error)
+        self._drop(retired)
+        _log.info(Event.REVOKED, role=self.role, lease=log.lease_ref(retired.lease_id))
+        return None
+
+    async def finish(self, deadline: float) -> list[str]:
+        """Revoke everything now, in parallel, each tried again until `deadline` seconds are over.
+
+        Returns:
+            What is left, a line each, fit for an operator.
+        """
+        ends = self._clock.now() + deadline
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._insist(each, ends), name=f"revoke {self.role}") for each in unique(self.retired)
+            ]
+        return [line for line in (task.result() for task in tasks) if line]
+
+    async def _insist(self, retired: Retired, ends: float) -> str:
+        error: str | None = "out of time"
+        for failures in range(1, REVOKE_BUDGET + 1):
+            left = ends - self._clock.now()
+            if left <= 0:
+                break
+            error = await self._attempt(retired, min(left, CALL_DEADLINE))
+            if error is None:
+                return ""
+            delay = backoff(failures, self._random.random())
+            if failures == REVOKE_BUDGET or self._clock.now() + delay >= ends:
+                break
+            await self._clock.sleep(delay)
+        kind = "published" if retired.published else "never published"
+        left_for = max(0.0, retired.ends_at - self._clock.now())
+        return (
+            f"{self.role}: lease {log.lease_ref(retired.lease_id)} ({kind}) not revoked ({error}); "
+            f"it ends by itself in {left_for:.0f} s"
+        )
+
+
+def unique(retired: Sequence[Retired]) -> list[Retired]:
+    """One entry per lease id, the first of each."""
+    return list({each.lease_id: each for each in reversed(retired)}.values())[::-1]

@@ -69,7 +69,7 @@ _FIELDS = frozenset(
         *("role", "upstream", "lease", "error", "retry_in", "attempt", "ttl", "remaining", "expires_in", "verified"),
         *("reason", "path", "mode", "count", "socket", "host", "state", "deadline", "server", "signal", "took"),
         *("version", "left", "warning", "uid", "gid", "pid", "operation", "name", "exc_info"),
-        *("event", "level", "timestamp", "logger", "module", "func_name", "lineno", "exception"),
+        *("event", "level", "timestamp", "part", "module", "func_name", "lineno", "exception"),
     }
 )
 _KEY = os.urandom(16)
@@ -105,14 +105,14 @@ def configure(
     Args:
         level: the least level that is written; at `debug` each line names module, function and line.
         json: JSON lines; None means text on a terminal and JSON elsewhere.
-        only: write only events of loggers whose name contains this, e.g. `leases`.
+        only: write only events of the parts (modules) whose name contains this, e.g. `leases`.
         stream: where to; standard error by default.
     """
     out = stream or sys.stderr
     as_json = not out.isatty() if json is None else json
 
     def wanted(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if only and only not in str(event_dict.get("logger", "")):
+        if only and only not in str(event_dict.get("part", "")):
             raise structlog.DropEvent
         return event_dict
 
@@ -145,4 +145,4 @@ def configure(
 
 def get(name: str) -> Any:
     """The logger of a file: `_log = log.get(__name__)`, then `_log.info(Event.RENEWED, role=…)`."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(part=name)

@@ -1,30 +1,28 @@
 """A throwaway PostgreSQL server: for `leasehold dev` and for the tests.
 
 Synchronous on purpose: it works before an event loop runs and after it has ended. The server listens on loopback only,
-asks everybody for a password (SCRAM), trades durability for speed, and ends with the process that started it, even
-after `kill -9` (`agent.dev.watchdog`). As root it drops to the user `nobody`, since PostgreSQL refuses to run as root.
+asks everybody for a password (SCRAM) and does not survive a loss of power. It ends with the process that started it,
+even after `kill -9` (`agent.dev.watchdog`). As root it drops to `nobody`, since PostgreSQL refuses to run as root.
 """
 
 import contextlib
 import ctypes
-import os
-import pwd
+import errno
 import random
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Self
+from typing import Self
 
 from agent.dev import watchdog
 from agent.dev.binaries import ENVIRONMENT, Binaries, find_binaries, newest
+from agent.dev.home import Home
 from agent.errors import StartError
 from agent.leases.lease import Secret
 
@@ -32,7 +30,8 @@ __all__ = ["Binaries", "Cluster", "find_binaries", "newest"]
 
 _SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
+    # Stays on: without fsync it costs nothing, and a commit that was answered must outlive `kill`.
+    "synchronous_commit": "on",
     "full_page_writes": "off",
     "shared_buffers": "16MB",
     "max_connections": "200",
@@ -44,29 +43,7 @@ _SETTINGS = {
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] ",
 }
-_SOCKET_PATH_MAX = 80  # bytes; the kernel's bound is 103 on macOS and 107 on Linux, less the name of the socket
 _START_DEADLINE = 60.0
-_INITDB_DEADLINE = 120.0
-
-
-def _server_account() -> tuple[int, int] | None:
-    """The uid and gid to drop to; None where the server runs as ourselves."""
-    uid = os.geteuid()
-    if uid != 0:
-        try:
-            pwd.getpwuid(uid)
-        except KeyError:
-            raise StartError(
-                f"uid {uid} has no line in /etc/passwd, which initdb needs: add one, or run as another user or as root"
-            ) from None
-        return None
-    try:
-        nobody = pwd.getpwnam("nobody")
-    except KeyError:
-        raise StartError(
-            "PostgreSQL does not run as root and there is no user nobody to drop to: run as another user"
-        ) from None
-    return nobody.pw_uid, nobody.pw_gid
 
 
 def _free_port() -> int:
@@ -118,21 +95,16 @@ class Cluster:
         settings: Mapping[str, str] = MappingProxyType({}),
         tcp: bool = True,
     ) -> None:
-        fresh = Path(tempfile.gettempdir()) / f"leasehold-pg-{secrets.token_hex(6)}"
-        self.directory = (directory or fresh).absolute()
         self.major = binaries.major
         self.port = 0
         self.password = Secret(secrets.token_urlsafe(24))
-        self.password_file = self.directory / "password"
-        self.log_file = self.directory / "postgres.log"
-        self.socket_dir = self.directory / "socket"
-        if len(os.fsencode(self.socket_dir)) > _SOCKET_PATH_MAX:
-            self.socket_dir = Path("/tmp") / fresh.name  # noqa: S108 - a fresh name, made by mkdir
         self._tcp = tcp
         self._settings = {**_SETTINGS, **settings}
-        self._data = self.directory / "data"
-        self._bin_dir = binaries.bin_dir
-        self._account: tuple[int, int] | None = None
+        self._home = Home(binaries, directory)
+        self.directory = self._home.directory
+        self.socket_dir = self._home.socket_dir
+        self.password_file = self._home.password_file
+        self.log_file = self._home.log_file
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []
@@ -179,19 +151,24 @@ class Cluster:
         Raises:
             StartError: it could not; one line with the server's own reason or the remedy.
         """
-        if self._server is not None:
+        if self._server is not None and self._server.poll() is None:
             return
         first = self._watchdog is None
         try:
             if first:
-                self._create()
+                self._home.check()
+                self._watch()
+                self._home.create(self.superuser, self.password, self._tell)
             self._launch()
         except BaseException as exc:
             if first:
                 self.destroy()
-            if isinstance(exc, OSError):
-                raise StartError(f"cannot start PostgreSQL {self.major} in {self.directory}: {exc}") from exc
-            raise
+            if not isinstance(exc, OSError):
+                raise
+            remedy = ""
+            if exc.errno == errno.EPERM:
+                remedy = "; run as another user, or give root CAP_CHOWN, CAP_KILL, CAP_SETUID and CAP_SETGID"
+            raise StartError(f"cannot start PostgreSQL {self.major} in {self.directory}: {exc}{remedy}") from exc
 
     def stop(self) -> None:
         """Take the server down in order, within 20 s; its data stay."""
@@ -202,7 +179,7 @@ class Cluster:
         server = self._server
         if server is None:
             return
-        segment = self._pid_file()[6:7]
+        segment = self._home.pid_file()[6:7]
         family = [*watchdog.freeze(server.pid), server.pid]
         watchdog.send(family, signal.SIGKILL)
         server.wait()
@@ -224,7 +201,11 @@ class Cluster:
         self._frozen = []
 
     def destroy(self) -> None:
-        """Take the server down and remove its directory, password and log included."""
+        """Take the server down and remove its directory, password and log included.
+
+        Raises:
+            StartError: something there could not be removed.
+        """
         keeper = self._watchdog
         if keeper is None:
             return
@@ -232,109 +213,26 @@ class Cluster:
         # The watchdog removes the directories when the pipe closes: one way out for all endings.
         if keeper.stdin is not None:
             keeper.stdin.close()
-        keeper.wait(timeout=30.0)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            keeper.wait(timeout=25.0)
         self._watchdog = None
+        for path in filter(Path.exists, self._home.everything):
+            raise StartError(f"could not remove {path}: remove it by hand")
 
     # --- making it ------------------------------------------------------------------------------------------------
 
-    def _create(self) -> None:
-        """The directory, the programs where the server's user can run them, and initdb."""
-        self._account = _server_account()
-        if self.directory.is_dir() and any(self.directory.iterdir()):
-            raise StartError(f"{self.directory} is not empty: name a directory that does not exist yet")
-        script = [sys.executable, "-I", "-S", watchdog.__file__, str(self.directory), str(self.socket_dir)]
-        null = subprocess.DEVNULL
+    def _watch(self) -> None:
+        """Start the watchdog, before there is anything to watch."""
+        argv = [sys.executable, "-I", "-S", watchdog.__file__, *map(str, self._home.everything)]
         self._watchdog = subprocess.Popen(  # noqa: S603 - our own file
-            script, stdin=subprocess.PIPE, stdout=null, stderr=null, cwd="/", env=ENVIRONMENT, start_new_session=True
-        )
-        self.directory.mkdir(exist_ok=True)
-        self.directory.chmod(0o711)  # the server's user passes through; what is secret has a mode of its own
-        for path, mode in ((self._data, 0o700), (self.socket_dir, 0o755)):
-            path.mkdir()
-            path.chmod(mode)
-            self._hand_over(path)
-        self._check_reachable()
-        with open(self.password_file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(self.password.reveal())
-        self._hand_over(self.password_file)
-        self._initdb()
-        if self._account is not None:
-            os.chown(self.password_file, os.geteuid(), os.getegid())
-
-    def _hand_over(self, path: Path) -> None:
-        if self._account is not None:
-            os.chown(path, *self._account)
-
-    def _check_reachable(self) -> None:
-        """The server's user must reach the data and run the programs; a copy of the programs where it cannot."""
-        if self._account is None:
-            return
-        if not self._runs(["/bin/sh", "-c", 'cd "$1"', "sh", str(self._data)]):
-            raise StartError(f"user nobody cannot reach {self.directory}: choose a directory that others may enter")
-        if not self._runs([str(self._bin_dir / "postgres"), "--version"]):
-            self._bin_dir = self._copy_programs()
-
-    def _runs(self, argv: list[str]) -> bool:
-        """Whether the server's user can run `argv`."""
-        with open(os.devnull, "wb") as null:
-            try:
-                return self._spawn(argv, null).wait(timeout=10.0) == 0
-            except PermissionError as exc:
-                if exc.filename is not None:
-                    return False
-                raise StartError(
-                    "cannot become user nobody: run as another user, or give root CAP_SETUID and CAP_SETGID"
-                ) from exc
-
-    def _copy_programs(self) -> Path:
-        """An installation under a private home, copied with its layout (its libraries are found relative to it)."""
-        prefix = self._bin_dir.parent
-        software = self.directory / "software"
-        target = software / prefix.parent.name / prefix.name
-        for name in ("bin", "lib", "share"):
-            shutil.copytree(prefix / name, target / name, ignore=shutil.ignore_patterns("*.a"))
-        libraries = prefix.parent.with_name(prefix.parent.name + ".libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, software / libraries.name)
-        for path in (software, *software.rglob("*")):
-            path.chmod(0o755)
-        return target / "bin"
-
-    def _initdb(self) -> None:
-        options = ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync", "--wal-segsize=1"]
-        paths = [f"--pwfile={self.password_file}", "-D", str(self._data)]
-        with self.log_file.open("ab") as log:
-            initdb = self._spawn([str(self._bin_dir / "initdb"), "-U", self.superuser, *options, *paths], log)
-        self._tell(initdb.pid)
-        try:
-            status = initdb.wait(timeout=_INITDB_DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise StartError(f"initdb did not end within {_INITDB_DEADLINE:g} s: is the machine overloaded?") from None
-        finally:
-            if initdb.poll() is None:
-                watchdog.send([*watchdog.freeze(initdb.pid), initdb.pid], signal.SIGKILL)
-                initdb.wait()
-            self._tell(0)
-        if status != 0:
-            raise StartError(f"initdb of PostgreSQL {self.major} failed: {self._reason(0)}")
-
-    def _spawn(self, argv: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        uid, gid = self._account or (None, None)
-        return subprocess.Popen(  # noqa: S603 - programs that find_binaries found
             argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             cwd="/",
             env=ENVIRONMENT,
-            umask=0o077,
-            start_new_session=True,  # Ctrl-C must not reach the server before the agent has revoked
-            user=uid,
-            group=gid,
-            extra_groups=None if uid is None else [],
+            start_new_session=True,
         )
-
-    # --- running it -----------------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
         for _ in range(20):
@@ -344,7 +242,7 @@ class Cluster:
             if self._run_once():
                 self._was_ready = True
                 return
-            reason = self._reason(logged)
+            reason = self._home.reason(logged)
             if "TCP/IP" not in reason and "already in use" not in reason:
                 break
             time.sleep(0.1)  # somebody took the port between the look and the bind
@@ -352,24 +250,21 @@ class Cluster:
 
     def _run_once(self) -> bool:
         """One attempt: True once it is ready, False if it ended instead."""
-        # Nothing of it runs any more, so what these say of an earlier run is history.
-        for path in (self._data / "postmaster.pid", *self.socket_dir.iterdir()):
-            path.unlink(missing_ok=True)
+        self._home.forget_run()
         settings = {
             **self._settings,
             "listen_addresses": self.host if self._tcp else "",
             "port": str(self.port),
             "unix_socket_directories": str(self.socket_dir),
         }
-        argv = [str(self._bin_dir / "postgres"), "-D", str(self._data)]
+        arguments = ["-D", str(self._home.data)]
         for key, value in settings.items():
-            argv += ["-c", f"{key}={value}"]
-        with self.log_file.open("ab") as log:
-            server = self._server = self._spawn(argv, log)
+            arguments += ["-c", f"{key}={value}"]
+        server = self._server = self._home.run("postgres", arguments)
         self._tell(server.pid)
         end = time.monotonic() + _START_DEADLINE
         while time.monotonic() < end:
-            lines = self._pid_file()
+            lines = self._home.pid_file()
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -380,13 +275,6 @@ class Cluster:
         raise StartError(
             f"PostgreSQL {self.major} was not ready within {_START_DEADLINE:g} s: is the machine overloaded?"
         )
-
-    def _pid_file(self) -> list[str]:
-        """The lines of postmaster.pid: the 7th names the shared memory segment, the 8th the state."""
-        try:
-            return (self._data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
 
     def _stop(self, *steps: tuple[signal.Signals, float]) -> None:
         server = self._server
@@ -412,9 +300,3 @@ class Cluster:
             with contextlib.suppress(BrokenPipeError):
                 self._watchdog.stdin.write(b"%d\n" % pid)
                 self._watchdog.stdin.flush()
-
-    def _reason(self, offset: int) -> str:
-        """The line of the log, from `offset` on, that says most about a failure."""
-        lines = [line for line in self.log_file.read_bytes()[offset:].decode(errors="replace").splitlines() if line]
-        telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "error:" in line]
-        return (telling or lines or ["no reason given"])[-1]

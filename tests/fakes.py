@@ -42,6 +42,11 @@ class FakeClock:
         """Somebody sets the machine's clock."""
         self._wall += seconds
 
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps: both dials move on, and no timer fires."""
+        self._now += seconds
+        self._wall += seconds
+
     def _at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (when, next(self._order), action))
 

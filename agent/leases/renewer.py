@@ -7,20 +7,19 @@ import asyncio
 import math
 import random
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock, wait_for
-from agent.errors import CredentialRefused, Forbidden, LeaseEnded, LeaseGone, NotFound, Unavailable, UpstreamError
+from agent.errors import CredentialRefused, Forbidden, LeaseEnded, LeaseGone, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
 from agent.leases.engine import Engine, Verify
+from agent.leases.failures import Failures
 from agent.leases.lease import Grant, Lease
 from agent.leases.retire import Retirement
 from agent.leases.schedule import (
-    CALL_BUDGET,
     CALL_DEADLINE,
     Issue,
     Policy,
@@ -28,12 +27,9 @@ from agent.leases.schedule import (
     Renew,
     RoleView,
     Wait,
-    backoff,
     next_step,
-    retry_at,
     shortened,
     verify_until,
-    within_budget,
 )
 from agent.log import Event
 
@@ -83,16 +79,13 @@ class Renewer:
         self._verify = verify
         self._record = record
         self._random = rng or random.SystemRandom()
+        self._failures = Failures(role, policy, self._random, on_failed)
         self._lazy = lazy
         self._splay = splay
         self._verify_every = verify_every
-        self._on_failed = on_failed
         self._wake = asyncio.Event()
         self._retirement = Retirement(role, engine, clock, self._random)
         self._view = RoleView(wanted=not lazy)
-        self._failed_at: deque[float] = deque(maxlen=CALL_BUDGET)
-        self._error = ""
-        self._told_failed = False
         self._gone = False
         self._revoke_after: float | None = None
         if lazy:
@@ -283,7 +276,7 @@ class Renewer:
         self._view = replace(self._view, current=lease, replace=False)
         self._gone = False
         self._revoke_after = None
-        self._succeeded()
+        self._view = self._failures.cleared(self._view)
 
     def _drain_ends(self, now: float) -> list[float]:
         if self._gone:
@@ -332,18 +325,15 @@ class Renewer:
         )
         if near_end:
             _log.info(Event.REPLACING, role=self.role, reason="max TTL is near")
-        self._succeeded()
+        self._view = self._failures.cleared(self._view)
 
     def _cannot_renew(self, lease: Lease, error: UpstreamError, began: float) -> None:
         """The lease cannot be kept: replace it at once, without a backoff, for no renewal will be tried again."""
-        self._failed_at.append(began)
         self._gone = isinstance(error, LeaseGone)
-        self._error = str(error)
-        self._view = replace(self._view, current=lease.frozen(), replace=True)
+        view = self._failures.spent(self._view, error, began, self._clock.now())
+        self._view = replace(view, current=lease.frozen(), replace=True)
         _log.warning(Event.RENEW_FAILED, role=self.role, lease=log.lease_ref(lease.id), error=str(error), retry_in=0)
         _log.info(Event.REPLACING, role=self.role, reason=type(error).__name__)
-        hold = within_budget(tuple(self._failed_at), self._clock.now(), CALL_BUDGET)
-        self._view = replace(self._view, not_before=max(self._view.not_before, hold))
 
     # -- verify again -----------------------------------------------------------------------------------------------
 
@@ -366,50 +356,26 @@ class Renewer:
         current = self._view.current
         if current is not None and current.id == lease.id:
             _log.warning(Event.VERIFY_FAILED, role=self.role, lease=log.lease_ref(lease.id), error=str(error))
-            self._error = str(error)
+            self._failures.error = str(error)
             self._gone = True
             self._view = replace(self._view, current=current.frozen(), replace=True)
             self._wake.set()
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def _succeeded(self) -> None:
-        self._view = replace(self._view, failures=0, not_before=-math.inf)
-        self._error = ""
-        self._told_failed = False
-
     def _failed(self, event: Event, error: Exception, began: float, *, slow: bool = False) -> None:
-        slow = slow or isinstance(error, NotFound | Forbidden)
         now = self._clock.now()
-        self._failed_at.append(began)
         if self._gone:
             # The upstream has said that this credential is dead, and there is nothing to put in its place yet.
             self._let_go(now)
-        failures = self._view.failures + 1
-        self._view = replace(self._view, failures=failures)
-        delay = backoff(failures, self._random.random(), slow=slow)
-        at = retry_at(self._view, self._policy, now, delay, getattr(error, "retry_after", 0.0))
-        at = max(at, within_budget(tuple(self._failed_at), now, CALL_BUDGET))
-        self._view = replace(self._view, not_before=at)
-        self._error = str(error)
-        _log.warning(
-            event,
-            role=self.role,
-            error=str(error) or type(error).__name__,
-            attempt=failures,
-            retry_in=round(at - now, 1),
-        )
-        if not self._told_failed and (slow or failures >= self._policy.attempts):
-            self._told_failed = True
-            _log.error(Event.ROLE_FAILED, role=self.role, error=str(error), attempt=failures)
-            self._on_failed(self.role, str(error))
+        self._view = self._failures.failed(self._view, event, error, began, now, slow=slow)
 
     def _phase(self) -> Phase:
         if not self._view.wanted:
             return Phase.IDLE
         if self._view.current is not None and self._clock.now() < self._policy.served_until(self._view.current):
-            return Phase.STALE if self._error else Phase.FRESH
-        return Phase.FAILING if self._error else Phase.STARTING
+            return Phase.STALE if self._failures.error else Phase.FRESH
+        return Phase.FAILING if self._failures.error else Phase.STARTING
 
     def _report(self, step: Wait) -> None:
         self._cache.report(
@@ -420,7 +386,7 @@ class Renewer:
                 retry_at=self._view.not_before,
                 next_step=step.then,
                 next_at=step.until,
-                error=self._error,
+                error=self._failures.error,
                 draining=len(self._retirement.retired),
             ),
         )

@@ -13,8 +13,8 @@
 | 7 | otherwise                                                         | Wait until the first of these can hold |
 
 issue edge = end − margin − overlap, where end is the hard end while all is well, and the lease's own end as soon as
-renewing fails or is impossible; renew edge = min(renew time, expires_at − margin − overlap), so that the overlap is
-always in hand. Row 5 stands before row 6 because a replacement that cannot be had must not cost the lease we hold.
+renewing fails, is impossible or is held back; renew edge = min(renew time, expires_at − margin − overlap), so that the
+overlap is always in hand. Row 5 stands before row 6 because a replacement that cannot be had must not cost the lease we hold.
 
 Lengths: the *last* grant times the renewal, the *first* one sets overlap and margin. The hard end is the least of the
 max TTL's end, the parent session's end and the role's own `max_lifetime`.
@@ -42,6 +42,9 @@ SLOW_FAILURES = 5
 WINDOW = 60.0
 CALL_BUDGET, REVOKE_BUDGET = 7, 3
 """Failed calls in any WINDOW per role: issues and renewals, and revocations. Together never more than ten."""
+
+RENEW_BUDGET = 4
+"""After this many of them no renewal is tried in that WINDOW: what is left is kept for issues, which bridge better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,8 @@ class RoleView:
         session_until: end of the login that the leases hang on.
         failures: failed attempts in a row.
         not_before: no call before this instant.
+        revoke_not_before: no revocation before this instant.
+        renew_not_before: no renewal before this instant: too many calls have failed lately.
         wanted: somebody uses the role.
         replace: the current lease is to be replaced: gone, shortened, refused, or somebody asked.
     """
@@ -115,6 +120,7 @@ class RoleView:
     failures: int = 0
     not_before: float = -math.inf
     revoke_not_before: float = -math.inf
+    renew_not_before: float = -math.inf
     wanted: bool = True
     replace: bool = False
 
@@ -163,7 +169,8 @@ def issue_edge(view: RoleView, policy: Policy) -> float:
     if lease is None:
         return -math.inf
     end = hard_end(view, policy)
-    if view.failures or not lease.renewable:
+    held = view.renew_not_before > renew_edge(lease, policy)
+    if view.failures or held or not lease.renewable:
         end = min(end, lease.expires_at)
     edge = end - policy.margin_of(lease) - policy.overlap_of(lease)
     # Whatever an upstream says of its ends, a lease lives a fifth of its TTL before it is replaced: no storm of issues.
@@ -188,7 +195,7 @@ def next_step(view: RoleView, policy: Policy, now: float) -> Step:
     replacing = Issue(publish_by=policy.served_until(lease))
     if now >= issue_edge(view, policy):
         return replacing
-    renew_at = renew_edge(lease, policy) if lease.renewable else math.inf
+    renew_at = max(renew_edge(lease, policy), view.renew_not_before) if lease.renewable else math.inf
     if now >= renew_at and (view.failures or not view.replace):
         return Renew(lease=lease)
     if view.replace:
@@ -228,18 +235,20 @@ def backoff(failures: int, u: float, *, slow: bool = False) -> float:
 def retry_at(view: RoleView, policy: Policy, now: float, delay: float, retry_after: float = 0.0) -> float:
     """The instant of the next attempt after a failure.
 
-    A plain backoff never sleeps over the issue edge. An upstream's `Retry-After` does, as it asked, but one try still
-    fits before the current lease ends.
+    A backoff never sleeps over the issue edge, nor over the last instant at which a replacement can still be issued
+    and verified before the current lease is served no more. An upstream's `Retry-After` sleeps over the former, as it
+    asked, not over the latter.
     """
     lease = view.current
     at = now + delay
-    if lease is not None and now < issue_edge(view, policy):
-        at = min(at, issue_edge(view, policy))
-    if retry_after > 0:
-        at = max(at, now + retry_after)
-        if lease is not None:
-            last_chance = lease.expires_at - policy.margin_of(lease) - policy.overlap_of(lease) / 2
-            at = min(at, last_chance) if last_chance > now else at
+    if lease is None:
+        return max(at, now + retry_after, now + BACKOFF_FLOOR)
+    last_chance = policy.served_until(lease) - policy.overlap_of(lease) / 2
+    edges = [edge for edge in (issue_edge(view, policy), last_chance) if edge > now]
+    at = min(at, *edges) if edges else at
+    at = max(at, now + retry_after)
+    if last_chance > now:
+        at = min(at, last_chance)
     return max(at, now + BACKOFF_FLOOR)
 
 

@@ -1,0 +1,38 @@
+"""Whether a configuration makes sense: what is refused, what is worth a word, and the numbers that follow from it.
+
+Pure: no file is looked at and no server asked. SQL placeholders are the engine's to judge, templates' syntax the
+renderer's.
+"""
+
+from agent.config.model import Config
+from agent.config.places import Problem, dotted
+from agent.config.rules import outputs, roles, servers
+
+
+def problems(config: Config, *, allow_short: bool = False) -> list[Problem]:
+    """Every mistake with its place."""
+    return [
+        *outputs.mistakes(config),
+        *servers.mistakes(config, short=allow_short),
+        *roles.mistakes(config, short=allow_short),
+    ]
+
+
+def mistakes(config: Config, *, allow_short: bool = False) -> list[str]:
+    """Why `config` cannot be used, one line each, beginning with its place in the file; empty when it can.
+
+    Args:
+        allow_short: accept leases of a few seconds, as tests and `leasehold dev` use them.
+    """
+    return [f"{dotted(place)}: {text}" for place, text in problems(config, allow_short=allow_short)]
+
+
+def warnings(config: Config) -> list[str]:
+    """What is accepted but may surprise, one line each, beginning with its place in the file."""
+    found = (*outputs.warnings(config), *servers.warnings(config), *roles.warnings(config))
+    return [f"{dotted(place)}: {text}" for place, text in found]
+
+
+def advice(config: Config) -> list[str]:
+    """One line per role: its effective numbers, and the rule that they set for connection pools."""
+    return [f"{dotted(place)}: {text}" for place, text in roles.advice(config)]

@@ -1,0 +1,133 @@
+"""The shapes of single values: hosts, paths, owners, modes, identifiers, ranges.
+
+Each function yields what is wrong with one value at one place, and never repeats a string.
+"""
+
+import itertools
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+
+from agent.config.durations import format_duration
+from agent.config.model import Allow, Connection, PostgreSQL
+from agent.config.places import Path, Problem
+from agent.config.values import number
+
+Problems = Iterator[Problem]
+
+_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}", re.ASCII)
+_LOOPBACK = re.compile(r"localhost|::1|127(?:\.\d{1,3}){3}", re.ASCII | re.IGNORECASE)
+_OWNER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
+_ALLOW = re.compile(r"any|[ug]id:(?:0|[1-9][0-9]{0,9})", re.ASCII)
+_LISTED = re.compile(r"[A-Za-z0-9._/-]{1,100}", re.ASCII)
+_MAX_ID = 2**32 - 2
+_MAX_IDENTIFIER = 63
+
+
+def at_least(place: Path, value: float | None, least: float) -> Problems:
+    """A duration."""
+    if value is not None and not value >= least:
+        yield place, f'"{format_duration(value)}" is too short; at least "{format_duration(least)}"'
+
+
+def between(place: Path, value: float | None, low: float, high: float) -> Problems:
+    """A duration."""
+    if value is not None and not low <= value <= high:
+        span = f'"{format_duration(low)}" to "{format_duration(high)}"'
+        yield place, f'"{format_duration(value)}" is out of range; {span}'
+
+
+def count(place: Path, value: int | None, low: int, high: int) -> Problems:
+    """A whole number."""
+    if value is not None and not low <= value <= high:
+        yield place, f"{number(value)} is out of range; {low} to {high}"
+
+
+def absolute(place: Path, path: str | None) -> Problems:
+    """The path of a file."""
+    if path is not None and (path[:1] != "/" or path[:2] in ("/", "//") or posixpath.normpath(path) != path):
+        yield place, 'must be an absolute path without "." or "..", and without a "/" at its end'
+
+
+def mode(place: Path, bits: int, *, needs: int) -> Problems:
+    """Permission bits; `needs` are those its owner cannot do without."""
+    if bits > 0o777:
+        yield place, f'"{bits:04o}" has setuid, setgid or sticky bits; write nothing but permissions, such as "0440"'
+    elif bits & 0o002:
+        yield place, f'"{bits:04o}" lets everybody write; take away the last digit\'s 2'
+    elif bits & needs != needs:
+        yield place, f'"{bits:04o}" does not let the owner use it; at least "{needs:04o}"'
+
+
+def owner(place: Path, name: str | None) -> Problems:
+    """A user or group of the system."""
+    if name is not None and not _OWNER.fullmatch(name):
+        yield place, 'is neither a name nor a number such as "1000"'
+
+
+def allow(place: Path, entries: Allow) -> Problems:
+    """Who may."""
+    for n, entry in enumerate(entries):
+        if not _ALLOW.fullmatch(entry) or int(entry.partition(":")[2] or 0) > _MAX_ID:
+            yield (*place, n), 'must be "uid:N" or "gid:N" with a number, or "any"'
+
+
+def listed(names: Iterable[str]) -> str:
+    """A few names, for a message; only such as can be nothing but names."""
+    shown = sorted(f'"{name}"' for name in itertools.islice(names, 100) if _LISTED.fullmatch(name))
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
+
+
+def identifier(place: Path, name: str, *, what: str) -> Problems:
+    """A name in the database."""
+    if not name:
+        yield place, f"is empty; name the {what}"
+    elif len(name.encode()) > _MAX_IDENTIFIER:
+        yield place, f"is longer than {_MAX_IDENTIFIER} bytes, PostgreSQL's limit for a name"
+
+
+def local(host: str) -> bool:
+    """Whether a connection to `host` stays on this machine."""
+    return host.startswith("/") or _LOOPBACK.fullmatch(host) is not None
+
+
+def server(place: Path, at: Connection | PostgreSQL) -> Problems:
+    """Where to log in, and how."""
+    yield from _host((*place, "host"), at.host)
+    yield from _database((*place, "dbname"), at.dbname)
+    yield from count((*place, "port"), at.port, 1, 65535)
+    if at.sslmode in ("disable", "prefer") and at.host and not local(at.host):
+        yield (
+            (*place, "sslmode"),
+            f'"{at.sslmode}" lets passwords and data travel in clear; only a Unix socket directory or a loopback host '
+            'may do without TLS: write "require", better "verify-full"',
+        )
+
+
+def _host(place: Path, host: str) -> Problems:
+    if not host:
+        yield place, "is empty; name the server's host, or the directory of its Unix socket"
+    elif host.startswith("/"):
+        yield from absolute(place, host)
+    elif "://" in host or "=" in host or "@" in host:
+        yield place, "is a URL or a connection string; write the host alone, the rest has keys of its own"
+    elif not _HOST.fullmatch(host):
+        yield place, "is no host name, no address and no absolute directory"
+
+
+def _database(place: Path, name: str) -> Problems:
+    if "://" in name or "=" in name:
+        yield place, "is a URL or a connection string; write the database's name alone"
+    else:
+        yield from identifier(place, name, what="database")
+
+
+def root_certificate(place: Path, sslmode: str, sslrootcert: str | None) -> Problems:
+    """The CA that a verifying sslmode needs."""
+    if sslrootcert == "system":
+        if sslmode != "verify-full":
+            yield (*place, "sslrootcert"), '"system" trusts every public CA, so it needs sslmode = "verify-full"'
+        return
+    yield from absolute((*place, "sslrootcert"), sslrootcert)
+    if sslrootcert is None and sslmode.startswith("verify-"):
+        yield (*place, "sslrootcert"), f'sslmode = "{sslmode}" needs it: a CA file, or "system"'

@@ -1,0 +1,188 @@
+"""A parsed document into the frozen classes of `model`, with every mistake and its place.
+
+cattrs walks the classes and gathers the mistakes; `values` judges each value. cattrs is imported when first needed: a
+program that only asks for help does not pay for it.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, get_origin
+
+import attrs
+
+from agent.config import model, values
+from agent.config.places import SERVER, Faults, Path
+
+_TABLES: dict[type, str] = {
+    model.Agent: "[agent]",
+    model.UnixListener: "[listener.unix]",
+    model.PostgreSQL: "[postgresql]",
+    model.Role: "[role.NAME]",
+    model.Template: "[[template]]",
+    model.TemplateConfig: "[template_config]",
+    model.VerifyTarget: "[[role.NAME.verify]]",
+    model.Connection: "role.NAME.connection",
+    model.Listener: "[listener]",
+    model.Config: "the file's top level",
+}
+KEYS = frozenset(name for table in _TABLES for name in attrs.fields_dict(table))
+"""Every key that means something somewhere."""
+
+_MAX_HINTS = 20
+
+
+def structure(tree: dict[str, Any], faults: Faults) -> model.Config:
+    """`tree` as a Config; what cannot be structured is noted and left at a placeholder.
+
+    `faults.broken` then holds the tables that are placeholders: nothing said of them means anything.
+    """
+    import cattrs
+
+    try:
+        config: model.Config = _converter().structure(tree, model.Config)
+    except cattrs.BaseValidationError as error:
+        hints = _Hints()
+        for path, text, broken in list(_told(error, (), hints)):
+            faults.add(path, text, broken=broken)
+            if not broken:
+                _remove(tree, path)
+    else:
+        if not faults.broken:
+            return config
+    for table in faults.broken:
+        _hollow(tree, table)
+    config = _converter().structure(tree, model.Config)
+    return config
+
+
+def _remove(tree: Any, path: Path) -> None:
+    for part in path[:-1]:
+        tree = tree[part]
+    del tree[path[-1]]
+
+
+_HOLLOW: dict[str, dict[str, Any]] = {
+    "role": {"upstream": ""},
+    "template": {"destination": ""},
+    "listener": {"address": ""},
+    SERVER: {"host": "", "dbname": "", "user": ""},
+}
+
+
+def _hollow(tree: dict[str, Any], table: Path) -> None:
+    """Put a placeholder where a table is broken, so that others may still refer to it by name or number."""
+    group = str(table[0])
+    if len(table) == 1:
+        tree.pop(group, None)
+        return
+    name: Any = table[1]
+    container: Any = tree.get(group)
+    if group in _HOLLOW and (isinstance(container, list) or (isinstance(container, dict) and name in container)):
+        container[name] = dict(_HOLLOW[group])
+
+
+# -- what cattrs found -----------------------------------------------------------------------------------------------
+
+
+def _told(error: Any, path: Path, hints: "_Hints") -> Iterator[tuple[Path, str, bool]]:
+    """Every mistake in an exception group of cattrs: place, text, and whether its table is useless."""
+    import cattrs
+
+    for sub in error.exceptions:
+        place = (*path, *_noted(sub))
+        if isinstance(sub, cattrs.BaseValidationError):
+            yield from _told(sub, place, hints)
+        elif isinstance(sub, cattrs.ForbiddenExtraKeysError):
+            for key in sorted(sub.extra_fields):
+                yield (*place, key), hints.unknown(key, sub.cl), False
+        elif isinstance(sub, KeyError):
+            yield place, "is required", True
+        elif isinstance(sub, values.Wrong):
+            yield place, str(sub), True
+        else:
+            raise sub  # a bug of ours, not a mistake in the file
+
+
+def _noted(error: BaseException) -> Path:
+    for note in getattr(error, "__notes__", ()):
+        for attribute in ("name", "index"):
+            part = getattr(note, attribute, None)
+            if isinstance(part, str | int):
+                return (part,)
+    return ()
+
+
+class _Hints:
+    """Says what an unknown key may have meant; only for the first few, since comparing is slow."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_HINTS
+
+    def unknown(self, key: str, table: type) -> str:
+        known = list(attrs.fields_dict(table))
+        near = self._nearest(key, known)
+        if near:
+            return f'unknown key; did you mean "{near}"?'
+        homes = [name for other, name in _TABLES.items() if key in attrs.fields_dict(other)]
+        if homes:
+            return f"unknown key here; it belongs to {' or '.join(homes)}"
+        return f"unknown key; known here: {', '.join(known)}" if len(known) <= 8 else "unknown key"
+
+    def _nearest(self, key: str, known: list[str]) -> str | None:
+        self._left -= 1
+        return values.nearest(key, known) if self._left >= 0 else None
+
+
+# -- the converter ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _converter() -> Any:
+    from cattrs import Converter
+    from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
+    from cattrs.gen import make_dict_structure_fn
+
+    def table(cls: Any, converter: Any) -> Any:
+        inner = make_dict_structure_fn(
+            cls,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            _cattrs_detailed_validation=True,
+            _cattrs_use_linecache=False,
+        )
+        return _only(dict, "a table", inner)
+
+    def named(cls: Any, converter: Any) -> Any:
+        return _only(dict, "a table", mapping_structure_factory(cls, converter))
+
+    def array(cls: Any, converter: Any) -> Any:
+        return _only(list, "an array", homogenous_tuple_structure_factory(cls, converter))
+
+    converter = Converter(detailed_validation=True)
+    for kind, hook in ((str, values.string), (int, values.integer), (float, values.real), (bool, values.boolean)):
+        converter.register_structure_hook(kind, hook)
+    converter.register_structure_hook_func(lambda kind: kind is model.Duration, values.duration)
+    converter.register_structure_hook_func(lambda kind: kind is model.Mode, values.mode)
+    converter.register_structure_hook_func(lambda kind: _origin(kind) is _LITERAL, values.choice)
+    converter.register_structure_hook_factory(lambda kind: _origin(kind) is tuple, array)
+    converter.register_structure_hook_factory(lambda kind: _origin(kind) is dict, named)
+    converter.register_structure_hook_factory(attrs.has, table)
+    return converter
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
+_LITERAL = _origin(model.SslMode)
+
+
+def _only(kind: type, name: str, inner: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`inner`, for values of `kind` only: a string can be iterated too, and a table's keys."""
+
+    def hook(value: Any, cls: Any) -> Any:
+        if not isinstance(value, kind):
+            raise values.Wrong(f"must be {name}, not {values.kind_of(value)}")
+        return inner(value, cls)
+
+    return hook

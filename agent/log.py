@@ -61,6 +61,7 @@ class Event(StrEnum):
     BAD_REQUEST = "bad-request"
     ROTATE_ASKED = "rotate-asked"
     HANDLER_FAILED = "handler-failed"
+    HOOK_FAILED = "hook-failed"
 
 
 # What an event may carry. A new field is added here, with a thought for what it could give away.

@@ -41,21 +41,22 @@ class Circuit:
 
     async def issue(self, role: str, proposed_id: str) -> Grant:
         """See Engine."""
-        return await self._through(lambda: self._engine.issue(role, proposed_id))
+        return await self.through(lambda: self._engine.issue(role, proposed_id))
 
     async def renew(self, lease: Lease, increment: float) -> Grant:
         """See Engine."""
-        return await self._through(lambda: self._engine.renew(lease, increment))
+        return await self.through(lambda: self._engine.renew(lease, increment))
 
     async def revoke(self, lease_id: str) -> None:
         """See Engine."""
-        await self._through(lambda: self._engine.revoke(lease_id))
+        await self.through(lambda: self._engine.revoke(lease_id))
 
     async def ping(self) -> None:
         """See Engine."""
-        await self._through(self._engine.ping)
+        await self.through(self._engine.ping)
 
-    async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def through(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer of `call`, made when the gate admits it; Unavailable where another's probe has just failed."""
         if not self._fault:
             async with self._slots:
                 return await self._attempt(call)

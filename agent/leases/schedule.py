@@ -14,7 +14,8 @@
 
 issue edge = end − margin − overlap, where end is the hard end while all is well, and the lease's own end as soon as
 renewing fails, is impossible or is held back; renew edge = min(renew time, expires_at − margin − overlap), so that the
-overlap is always in hand. Row 5 stands before row 6 because a replacement that cannot be had must not cost the lease we hold.
+overlap is always in hand. Row 5 stands before row 6 because a replacement that cannot be had must not cost the lease
+we hold.
 
 Lengths: the *last* grant times the renewal, the *first* one sets overlap and margin. The hard end is the least of the
 max TTL's end, the parent session's end and the role's own `max_lifetime`.

@@ -1,0 +1,342 @@
+"""The composition root: builds every part, owns the order of start and stop. Nobody else constructs collaborators.
+
+Start: listen → obtain the required roles → files → started. Heavy libraries are imported only after the socket listens.
+Stop: grace → not ready → stop accepting → finish in flight → revoke in parallel within the deadline → remove files.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agent import __version__, log
+from agent.api.access import AllowList
+from agent.api.health import Probes
+from agent.api.routes import RoleAccess
+from agent.api.server import Server
+from agent.clock import Clock, wait_for
+from agent.config.model import Config, Role
+from agent.errors import UpstreamError
+from agent.failpoints import Failpoint, reach
+from agent.hook import run_hook
+from agent.leases.cache import LeaseCache
+from agent.leases.circuit import Circuit
+from agent.leases.renewer import Renewer
+from agent.leases.schedule import CALL_DEADLINE, MIN_TTL, Policy
+from agent.log import Event
+
+if TYPE_CHECKING:
+    from agent.engines.postgres import PostgresEngine
+    from agent.files.files import Files
+
+_log = log.get(__name__)
+
+TICK = 5.0
+"""The watchdog looks this often (seconds) whether the machine was suspended or the loop was stuck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        crashed: a part of the agent failed in a way that it should not have.
+        left: what could not be revoked or removed, a line each.
+    """
+
+    crashed: bool = False
+    left: list[str] = field(default_factory=list)
+
+
+def policy_of(role: Role, *, min_ttl: float = MIN_TTL) -> Policy:
+    """The role's configuration as the scheduler's policy."""
+    return Policy(
+        threshold=role.lease_renewal_threshold,
+        overlap=role.overlap,
+        margin=role.margin,
+        drain=role.drain,
+        max_lifetime=role.max_lifetime if role.max_lifetime is not None else float("inf"),
+        min_ttl=min_ttl,
+        attempts=role.retries,
+    )
+
+
+def access_of(role: Role, own_uid: int) -> RoleAccess:
+    """Who may read and rotate the role, and what its answers add."""
+    place = role.connection
+    return RoleAccess(
+        read=AllowList.parse(role.allow, own_uid),
+        rotate=AllowList.parse(role.allow_rotate or (), own_uid),
+        rotate_min_interval=role.rotate_min_interval,
+        lazy=role.lazy,
+        connection=None
+        if place is None
+        else {"host": place.host, "port": place.port, "dbname": place.dbname, "sslmode": place.sslmode},
+    )
+
+
+class App:
+    """One agent.
+
+    Args:
+        min_ttl: shortest lease that is accepted; less than the default is for tests.
+        holder: whom the leases are issued for, the pod's name; the host's name by default.
+    """
+
+    def __init__(self, config: Config, *, clock: Clock, min_ttl: float = MIN_TTL, holder: str | None = None) -> None:
+        self._config = config
+        self._clock = clock
+        self._holder = holder or socket.gethostname()
+        self._random = random.SystemRandom()
+        self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
+        self._started = False
+        self._stopping = False
+        self._ticked_at = clock.now()
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._min_ttl = min_ttl
+        self.cache = LeaseCache(config.role)
+        self.engines: dict[str, PostgresEngine] = {}
+        self._circuits: dict[str, Circuit] = {}
+        self._renewers: dict[str, Renewer] = {}
+        self._files: Files | None = None
+        self._server: Server | None = None
+
+    # -- what health asks -------------------------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """Whether all required roles were published and their files written, once."""
+        return self._started
+
+    @property
+    def ready(self) -> bool:
+        """Whether every required role holds a published, unexpired credential now."""
+        now = self._clock.now()
+        return self._started and not self._stopping and all(self.cache.read(r, now) for r in self._required)
+
+    @property
+    def live(self) -> bool:
+        """Whether the loop turns; never depends on an upstream (R003-110)."""
+        return self._clock.now() - self._ticked_at < 3 * TICK
+
+    def _file_states(self) -> list[dict[str, Any]]:
+        return [] if self._files is None else [state.as_dict() for state in self._files.states()]
+
+    def _upstream_states(self) -> list[dict[str, Any]]:
+        return [{"name": name, "circuit": circuit.state} for name, circuit in self._circuits.items()]
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        stop: asyncio.Event,
+        *,
+        hurry: asyncio.Event | None = None,
+        on_started: Callable[[], None] = lambda: None,
+    ) -> Ended:
+        """Serve until `stop` is set, then end in order.
+
+        Args:
+            hurry: set by a second signal; skips the grace.
+            on_started: called once, when the agent is started.
+
+        Raises:
+            StartError: it cannot start here; nothing is left behind.
+        """
+        _log.info(Event.STARTING, version=__version__, count=len(self._config.role))
+        await self._listen()
+        try:
+            await self._build()
+            crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
+        finally:
+            left = await self._end()
+        return Ended(crashed=crashed, left=left)
+
+    async def _work(self, stop: asyncio.Event, hurry: asyncio.Event, on_started: Callable[[], None]) -> bool:
+        """Serve until `stop`; True if a part of the agent crashed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                workers = self._put_to_work(group)
+                workers.append(group.create_task(self._starting(on_started), name="starting"))
+                await self._until_stopped(stop, hurry)
+                self._stopping = True
+                reach(Failpoint.STOP_BEGUN)
+                if self._server is not None:
+                    await self._server.stop(min(2.0, self._config.agent.stop_timeout / 4))
+                for worker in workers:
+                    worker.cancel()
+        except* Exception as broken:  # noqa: BLE001 - whatever broke, the leases are still revoked; the exit code tells
+            for error in _leaves(broken):
+                _log.error(Event.CRASHED, error=type(error).__name__, exc_info=error)
+            return True
+        return False
+
+    async def _listen(self) -> None:
+        unix = self._config.listener.unix
+        if unix is None:
+            return
+        own = os.geteuid()
+        self._server = Server(
+            unix,
+            roles={name: access_of(role, own) for name, role in self._config.role.items()},
+            admin=AllowList.parse(unix.allow_admin, own),
+            cache=self.cache,
+            clock=self._clock,
+            probes=Probes(
+                started=lambda: self.started,
+                ready=lambda: self.ready,
+                live=lambda: self.live,
+                files=self._file_states,
+                upstreams=self._upstream_states,
+            ),
+            rotate=lambda role, after: self._renewers[role].replace(after),
+            required=self._required,
+            version=__version__,
+        )
+        await self._server.start()
+        _log.info(Event.LISTENING, socket=unix.address)
+
+    async def _build(self) -> None:
+        """Engines, renewers and files: with their libraries, imported only now."""
+        from agent.engines import postgres
+        from agent.engines.verify import LoginVerifier, targets_for
+
+        config = self._config
+        incarnation = int(self._clock.wall() * 1000)
+        for name, server in config.postgresql.items():
+            roles = {n: r for n, r in config.role.items() if r.upstream == name}
+            if not roles:
+                continue
+            engine = postgres.build(
+                name, server, roles, holder=self._holder, incarnation=incarnation, clock=self._clock
+            )
+            self.engines[name] = engine
+            self._circuits[name] = Circuit(name, engine, limit=server.max_calls)
+            _log.info(Event.UPSTREAM, upstream=name, host=server.host)
+        for name, role in config.role.items():
+            targets = targets_for(role, config.postgresql.get(role.upstream))
+            self._renewers[name] = Renewer(
+                name,
+                engine=self._circuits[role.upstream],
+                cache=self.cache,
+                policy=policy_of(role, min_ttl=self._min_ttl),
+                clock=self._clock,
+                verify=LoginVerifier(targets, self._clock) if targets else None,
+                lazy=role.lazy,
+                splay=self._random.uniform(0.0, config.agent.start_splay),
+                verify_every=role.verify_every,
+                on_failed=self._failed,
+            )
+        if config.template:
+            from agent.files.files import Files
+
+            files = Files(config.template, config.template_config, config.role, self.cache, self._clock)
+            await files.prepare()
+            self._files = files
+
+    def _put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self._renewers.items()]
+        work += [group.create_task(self._sweep(name), name=f"sweep {name}") for name in self.engines]
+        if self._files is not None:
+            work.append(group.create_task(self._files.run(), name="files"))
+        work.append(group.create_task(self._watch(), name="watchdog"))
+        return work
+
+    async def _starting(self, on_started: Callable[[], None]) -> None:
+        for role in self._required:
+            await self.cache.changed(role, 0)
+        if self._files is not None:
+            await self._files.written()
+        self._started = True
+        _log.info(Event.STARTED, count=len(self._required))
+        on_started()
+
+    async def _until_stopped(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        await stop.wait()
+        grace = self._config.agent.stop_grace
+        _log.info(Event.STOPPING, deadline=self._config.agent.stop_timeout)
+        if grace > 0:
+            await wait_for(self._clock, hurry, grace)
+
+    async def _sweep(self, name: str) -> None:
+        """Reap expired leases, ours and those of agents that are no more."""
+        engine, circuit = self.engines[name], self._circuits[name]
+        while True:
+            await self._clock.sleep(self._config.postgresql[name].cleanup_interval)
+            try:
+                async with self._clock.timeout(CALL_DEADLINE):
+                    swept = await circuit.through(engine.sweep)
+            except TimeoutError:
+                _log.warning(Event.SWEEP_FAILED, upstream=name, error=f"no answer within {CALL_DEADLINE:.0f} s")
+                continue
+            except UpstreamError as error:
+                _log.warning(Event.SWEEP_FAILED, upstream=name, error=str(error))
+                continue
+            for line in swept.failed:
+                _log.warning(Event.SWEEP_FAILED, upstream=name, error=line)
+            if swept.reaped:
+                _log.info(Event.SWEPT, upstream=name, count=swept.reaped)
+
+    async def _watch(self) -> None:
+        """Timers do not count suspend, the dial does: when it ran ahead, everyone looks at the clock once."""
+        while True:
+            before = self._clock.now()
+            await self._clock.sleep(TICK)
+            self._ticked_at = self._clock.now()
+            late = self._ticked_at - before - TICK
+            if late > 2.0:
+                _log.warning(Event.CLOCK_JUMP, took=round(late, 1))
+                for renewer in self._renewers.values():
+                    renewer.recheck()
+
+    def _failed(self, role: str, error: str) -> None:
+        command = self._config.role[role].on_failed
+        if command:
+            task = asyncio.create_task(run_hook(command, role, error, self._clock), name=f"on_failed {role}")
+            self._hooks.add(task)
+            task.add_done_callback(self._hooks.discard)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> list[str]:
+        """Revoke, remove, close; what is left, a line each. Keeps to `stop_timeout` whatever hangs."""
+        self._stopping = True
+        budget = self._config.agent.stop_timeout
+        left: list[str] = []
+        if self._server is not None:
+            await self._server.stop(0.0)
+        async with self._at_most(budget, left):
+            closing = [renewer.close(budget * 0.7) for renewer in self._renewers.values()]
+            for lines in await asyncio.gather(*closing):
+                left += lines
+        if self._files is not None:
+            left += await self._files.remove()
+        for hook in list(self._hooks):
+            hook.cancel()
+        for engine in self.engines.values():
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(1.0):
+                    await engine.close()
+        for line in left:
+            _log.error(Event.LEFT_BEHIND, left=line)
+        _log.info(Event.STOPPED, count=len(left))
+        return left
+
+    @contextlib.asynccontextmanager
+    async def _at_most(self, budget: float, left: list[str]) -> AsyncIterator[None]:
+        try:
+            async with self._clock.timeout(budget * 0.8):
+                yield
+        except TimeoutError:
+            left.append(f"revocations were cut off after {budget * 0.8:.0f} s; what is left ends with its TTL")
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,46 @@
+"""What the process gives up before it holds a first secret. Best effort on systems other than Linux, and says so."""
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import MutableMapping
+
+_PR_SET_DUMPABLE = 4
+
+AMBIENT = (
+    *("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGHOST", "PGHOSTADDR", "PGUSER"),
+    *("PGDATABASE", "PGPORT", "PGSSLMODE", "PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGREQUIREAUTH"),
+    *("DB_PASSWORD", "DATABASE_URL", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE", "BAO_TOKEN", "BAO_ADDR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+)
+"""Variables that libraries would pick up behind our back: a static fallback, or another server than the configured."""
+
+
+def drop_ambient(environ: MutableMapping[str, str]) -> list[str]:
+    """Remove ambient credentials and addresses from `environ`; the names of those that were there."""
+    found = [name for name in AMBIENT if name in environ]
+    for name in found:
+        del environ[name]
+    return found
+
+
+def harden() -> list[str]:
+    """No core dumps, no ptrace or /proc/<pid>/mem by others of our uid, nothing group- or world-readable by accident.
+
+    Returns:
+        What could not be done, one line each.
+    """
+    problems = []
+    os.umask(0o077)
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (OSError, ValueError) as error:
+        problems.append(f"core dumps could not be switched off: {error}")
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+            problems.append(f"PR_SET_DUMPABLE failed: {os.strerror(ctypes.get_errno())}")
+    else:
+        problems.append("this system has no PR_SET_DUMPABLE: others of our uid may read our memory")
+    return problems

@@ -15,8 +15,13 @@ from agent.leases.lease import Grant, Lease, Secret
 async def settle() -> None:
     """Let every task run until all of them wait for something."""
     loop = asyncio.get_running_loop()
-    ready = getattr(loop, "_ready")  # noqa: B009 - asyncio has no public way to ask "is anything left to run?"
+    # asyncio has no public way to ask "is anything left to run?", and uvloop none at all.
+    ready = getattr(loop, "_ready", range(50))
     await asyncio.sleep(0)
+    if isinstance(ready, range):
+        for _ in ready:
+            await asyncio.sleep(0)
+        return
     while ready:  # noqa: ASYNC110 - there is no event for "nothing left to run"
         await asyncio.sleep(0)
 

@@ -1,0 +1,60 @@
+"""The embedded PostgreSQL engine: mints users itself, with a journal in the database.
+
+engine      issue, renew, revoke, list, sweep, ping
+minting     how a user is made            ending   how it ends          users   the catalog statements of both
+journal     the table of leases           setup    its creation         heirs   who gets what a user owned
+connections login errors                  the way to the server and back
+recipe statements tokens names scram      pure
+"""
+
+from collections.abc import Mapping
+
+from agent.clock import Clock
+from agent.config.model import PostgreSQL, Role
+from agent.engines.postgres.engine import PostgresEngine, Swept
+from agent.engines.postgres.journal import Row
+from agent.engines.postgres.names import name_mistake, prefix_mistake
+from agent.engines.postgres.recipe import check_statements, recipe
+from agent.errors import ConfigError
+
+__all__ = ["PostgresEngine", "Row", "Swept", "build", "check_statements"]
+
+
+def build(
+    name: str,
+    config: PostgreSQL,
+    roles: Mapping[str, Role],
+    *,
+    holder: str,
+    incarnation: int,
+    clock: Clock,
+) -> PostgresEngine:
+    """The engine of one configured server; it connects when first called.
+
+    Args:
+        name: of the upstream, "postgresql" or "postgresql.NAME".
+        roles: the roles it mints for, by name.
+        holder: the pod, as the journal names it.
+        incarnation: this run of the agent for that holder; a later run has a greater number.
+
+    Raises:
+        ConfigError: names or statements that cannot be used, all of them.
+    """
+    mistakes = [f"{name}: {wrong}" for wrong in _name_mistakes(config)]
+    for role_name, role in roles.items():
+        mistakes += [f'role."{role_name}".{wrong}' for wrong in check_statements(role_name, role)]
+    if mistakes:
+        raise ConfigError(mistakes)
+    recipes = {role_name: recipe(role_name, role) for role_name, role in roles.items()}
+    return PostgresEngine(name, config, recipes, holder=holder, incarnation=incarnation, clock=clock)
+
+
+def _name_mistakes(config: PostgreSQL) -> list[str]:
+    mistakes = [
+        f"{key} {wrong}"
+        for key, value in (("schema", config.schema), ("marker_group", config.marker_group), ("user", config.user))
+        if (wrong := name_mistake(value))
+    ]
+    if wrong := prefix_mistake(config.username_prefix):
+        mistakes.append(wrong)
+    return mistakes

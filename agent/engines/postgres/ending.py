@@ -1,0 +1,209 @@
+"""How a lease's user ends, step by step, so that each step holds whatever happens to the next.
+
+1. Under the row's lock: the lease's end comes forward to now and the user may log in no more. Committed before anything
+   else, or a client that reconnects in a loop would be back after every termination.
+2. Its sessions are terminated.
+3. The role's own revocation statements run, each by itself: one that fails is undone and reported, and ends nothing.
+4. Under the row's lock again: what it owns goes to its heir, its rights go, database by database; then the role itself.
+
+A call that dies in between leaves an expired row, which the sweep of any agent takes up. Two callers at once wait for
+each other at the row; the later one finds the work done.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import psycopg
+
+from agent import failpoints, log
+from agent.clock import Clock
+from agent.config.model import PostgreSQL
+from agent.engines.postgres import users
+from agent.engines.postgres.connections import Connection, Connections, transaction
+from agent.engines.postgres.errors import Refused, condition
+from agent.engines.postgres.heirs import heir
+from agent.engines.postgres.journal import Journal, Row, server_time
+from agent.engines.postgres.recipe import Recipe
+from agent.engines.postgres.statements import Values, render
+from agent.engines.postgres.users import Dependents, User
+from agent.errors import Forbidden, Unavailable
+from agent.failpoints import Failpoint
+from agent.log import Event
+
+_log = log.get(__name__)
+_PATIENCE = 5.0
+_LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
+
+
+class Ending:
+    """Ends leases of one journal."""
+
+    def __init__(
+        self,
+        config: PostgreSQL,
+        *,
+        upstream: str,
+        journal: Journal,
+        connections: Connections,
+        recipes: Mapping[str, Recipe],
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._upstream = upstream
+        self._journal = journal
+        self._connections = connections
+        self._recipes = recipes
+        self._clock = clock
+        self._reported: set[str] = set()
+
+    async def end(self, conn: Connection, lease_id: str, *, where: str, reap: bool) -> bool:
+        """End the lease and its user; False if there was nothing left to do, or (reaping) another is at it.
+
+        Args:
+            reap: it is to be ended because it has expired, whoever minted it.
+
+        Raises:
+            Refused, CommitFailed, psycopg.Error: see `errors.translated`.
+        """
+        row = await self._shut(conn, lease_id, where=where, reap=reap)
+        if row is None:
+            return False
+        failpoints.reach(Failpoint.REVOKE_NOLOGIN)
+        user = await users.look(conn, row.username, self._config.marker_group)
+        if user is not None:
+            await self._terminate(conn, user, where)
+        failpoints.reach(Failpoint.REVOKE_TERMINATED)
+        try:
+            await self._own_statements(conn, row, reap=reap)
+            return await self._remove(conn, row, where=where, reap=reap)
+        except psycopg.errors.LockNotAvailable:
+            raise await self._blocked(conn, row, where) from None
+
+    async def _shut(self, conn: Connection, lease_id: str, *, where: str, reap: bool) -> Row | None:
+        """Step 1; the row if there is more to do."""
+        async with transaction(conn):
+            row = await self._journal.lock(conn, lease_id, skip=reap)
+            if row is None or row.revoked_at is not None:
+                return None
+            if row.expires > await server_time(conn):
+                if reap:
+                    return None
+                if not self._journal.mine(row):
+                    raise Refused(Forbidden(f"{where}: the lease was minted by another agent and has not ended"))
+            failpoints.reach(Failpoint.REVOKE_LOCKED)
+            user = await self._guarded(conn, row, where)
+            await self._journal.end(conn, row)
+            if user is not None:
+                await users.lock_out(conn, row.username, user)
+        return row
+
+    async def _guarded(self, conn: Connection, row: Row, where: str) -> User | None:
+        """The lease's user, if there is one and it is ours to end."""
+        user = await users.look(conn, row.username, self._config.marker_group)
+        if user is not None and (user.superuser or not user.marked):
+            raise Refused(
+                Forbidden(
+                    f"{where}: its user was made a superuser or taken out of {self._config.marker_group}: it is not "
+                    "touched; look at it and drop it by hand"
+                )
+            )
+        return user
+
+    async def _terminate(self, conn: Connection, user: User, where: str) -> None:
+        """Step 2: returns when no session is left."""
+        end = self._clock.now() + _PATIENCE
+        looks = 0
+        while await users.terminate(conn, user):
+            if self._clock.now() > end:
+                raise Refused(Unavailable(f"{where}: sessions of its user did not end within {_PATIENCE:g} s"))
+            await self._clock.sleep(_LOOKS[min(looks, len(_LOOKS) - 1)])
+            looks += 1
+
+    async def _own_statements(self, conn: Connection, row: Row, *, reap: bool) -> None:
+        """Step 3."""
+        recipe = self._recipes.get(row.role)
+        if recipe is None or not recipe.revocation:
+            return
+        failed: list[str] = []
+        async with transaction(conn):
+            if await self._journal.lock(conn, row.id, skip=reap) is None:
+                return
+            conn.soiled = True
+            for index, statement in enumerate(recipe.revocation):
+                try:
+                    async with conn.transaction():  # a savepoint
+                        await conn.execute(render(statement, Values(name=row.username), conn))
+                except psycopg.DatabaseError as exc:
+                    if conn.closed:
+                        raise
+                    failed.append(f"revocation_statements[{index}]: {condition(exc)}")
+            await conn.execute("RESET SESSION AUTHORIZATION")
+        self._report(row.role, failed)
+
+    def _report(self, role: str, failed: Sequence[str]) -> None:
+        """Say once per role that its own statements fail; the default revocation has done the work."""
+        if failed and role not in self._reported:
+            self._reported.add(role)
+            _log.warning(Event.UPSTREAM, upstream=self._upstream, role=role, warning="; ".join(failed))
+
+    async def _remove(self, conn: Connection, row: Row, *, where: str, reap: bool) -> bool:
+        """Step 4."""
+        heritage = await self._heritage(conn, row, where)
+        async with transaction(conn):
+            locked = await self._journal.lock(conn, row.id, skip=reap)
+            if locked is None or locked.revoked_at is not None:
+                return False
+            user = await self._guarded(conn, row, where)
+            if user is not None:
+                await self._disown(conn, row, heritage)
+                await users.terminate(conn, user)  # one that was logging in while we shut the door
+                await users.drop(conn, row.username)
+            await self._journal.bury(conn, row)
+            failpoints.reach(Failpoint.REVOKE_DROPPED)
+        failpoints.reach(Failpoint.REVOKE_COMMITTED)
+        return True
+
+    async def _heritage(self, conn: Connection, row: Row, where: str) -> "_Heritage":
+        user = await users.look(conn, row.username, self._config.marker_group)
+        found = await users.dependents(conn, user) if user is not None else []
+        taker: str | None = None
+        if any(one.owned for one in found):
+            recipe = self._recipes.get(row.role)
+            taker = await heir(conn, recipe.role.group if recipe is not None else None, where)
+        return _Heritage(found=tuple(found), heir=taker)
+
+    async def _disown(self, conn: Connection, row: Row, heritage: "_Heritage") -> None:
+        if not heritage.found:
+            return
+        await self._journal.one_at_a_time(conn)
+        async with AsyncExitStack() as stack:
+            for dbname in heritage.elsewhere:
+                other = await stack.enter_async_context(self._connections.elsewhere(dbname))
+                async with transaction(other):
+                    await users.disown(other, row.username, heir=heritage.heir)
+        await users.disown(conn, row.username, heir=heritage.heir)
+
+    async def _blocked(self, conn: Connection, row: Row, where: str) -> Refused:
+        """Somebody holds a lock that the end of this user needs."""
+        prepared = await users.prepared_transactions(conn, row.username)
+        if prepared:
+            return Refused(
+                Unavailable(
+                    f"{where}: its user can log in no more, but prepared transactions keep it: {', '.join(prepared)}; "
+                    "COMMIT PREPARED or ROLLBACK PREPARED them"
+                )
+            )
+        return Refused(
+            Unavailable(f"{where}: its user can log in no more, but something it owns is locked by another session")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heritage:
+    found: tuple[Dependents, ...]
+    heir: str | None
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        return tuple(one.dbname for one in self.found if not one.here)

@@ -1,0 +1,60 @@
+"""Who gets what a lease user owned: its role's group, or a role of ours that nobody is.
+
+Never the agent's own login: a function the user made SECURITY DEFINER would from then on run with CREATEROLE.
+"""
+
+import contextlib
+
+import psycopg
+from psycopg import sql
+
+from agent.engines.postgres.connections import Connection
+from agent.engines.postgres.errors import Refused
+from agent.engines.postgres.users import ORPHANED, take_rights
+from agent.errors import Forbidden
+
+_LOOK = """
+SELECT r.rolcanlogin OR r.rolsuper OR r.rolcreaterole, pg_has_role(r.oid, 'USAGE'),
+  EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
+    WHERE m.roleid = r.oid AND u.rolname <> current_user AND NOT u.rolsuper)
+FROM pg_roles r WHERE r.rolname = %s
+"""
+
+
+async def heir(conn: Connection, group: str | None, where: str) -> str:
+    """A role that may own what a user leaves, and over which the agent's login has the rights; outside a transaction.
+
+    Raises:
+        Refused: `leasehold_orphaned` is somebody's login, or somebody is a member of it.
+    """
+    if group is not None and await _fit(conn, group):
+        return group
+    # Another agent may be making it at this moment, which is as good.
+    if not await _exists(conn, ORPHANED):
+        with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(ORPHANED)))
+    if not await _fit(conn, ORPHANED, alone=True):
+        raise Refused(
+            Forbidden(
+                f"{where}: role {ORPHANED} has LOGIN, another attribute or members: it is to own what users leave; "
+                f"make it a plain NOLOGIN role without members"
+            )
+        )
+    return ORPHANED
+
+
+async def _exists(conn: Connection, name: str) -> bool:
+    return await (await conn.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,))).fetchone() is not None
+
+
+async def _fit(conn: Connection, name: str, *, alone: bool = False) -> bool:
+    found = await (await conn.execute(_LOOK, (name,))).fetchone()
+    if found is None:
+        return False
+    powerful, ours, has_members = found
+    if powerful or (alone and has_members):
+        return False
+    if not ours:
+        with contextlib.suppress(psycopg.errors.UniqueViolation):
+            await take_rights(conn, name)
+    return True

@@ -1,0 +1,221 @@
+"""The journal: one row per lease, in the database it was minted in, and the only say on what is ours.
+
+The table belongs to the agent's login and nobody else may read it. It never holds a password. A row is inserted in the
+transaction that makes its user; every later change locks it first. Times are the server's.
+"""
+
+from dataclasses import dataclass, field
+
+from psycopg import AsyncCursor, InternalError, sql
+from psycopg.rows import TupleRow
+
+from agent.engines.postgres.connections import Connection
+
+_COLUMNS = (
+    "id::text, role, username, holder, incarnation, extract(epoch FROM issued)::float8, "
+    "extract(epoch FROM expires)::float8, extract(epoch FROM max_expires)::float8, requested_ttl, granted_ttl, "
+    "extract(epoch FROM revoked_at)::float8"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One lease of the journal; instants are Unix times by the server's clock.
+
+    Attributes:
+        id: the lease.
+        username: its user, "" for a tombstone: a lease revoked before it was issued.
+        holder, incarnation: who minted it.
+        max_expires: renewals end there.
+        requested_ttl, granted_ttl: seconds, at the issue or the newest renewal.
+        revoked_at: when its user was gone; None while it is not.
+    """
+
+    id: str = field(repr=False)
+    role: str
+    username: str = field(repr=False)
+    holder: str
+    incarnation: int
+    issued: float
+    expires: float
+    max_expires: float
+    requested_ttl: float
+    granted_ttl: float
+    revoked_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mint:
+    """What is known of a lease before its transaction begins."""
+
+    id: str = field(repr=False)
+    role: str
+    username: str = field(repr=False)
+    requested_ttl: float
+    granted_ttl: float
+    longest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inserted:
+    """A fresh row: when it ends, and whether a role of its name exists already."""
+
+    expires: float
+    name_taken: bool
+
+
+class Journal:
+    """The statements on one journal table."""
+
+    def __init__(self, *, schema: str, holder: str, incarnation: int) -> None:
+        self.holder = holder
+        self.incarnation = incarnation
+        self._table = sql.Identifier(schema, "lease")
+
+    def mine(self, row: Row) -> bool:
+        """Whether this incarnation may touch the lease before its end."""
+        return row.holder == self.holder and row.incarnation <= self.incarnation
+
+    async def insert(self, conn: Connection, mint: Mint) -> Inserted:
+        """Write the row of a lease that is about to be minted."""
+        cursor = await conn.execute(
+            self._sql(
+                "INSERT INTO {} (id, role, username, holder, incarnation, issued, expires, max_expires,"
+                " requested_ttl, granted_ttl)"
+                " SELECT %(id)s::uuid, %(role)s, %(username)s, %(holder)s, %(incarnation)s, t.now,"
+                " to_timestamp(ceil(extract(epoch FROM t.now) + %(granted)s::float8)),"
+                " to_timestamp(ceil(extract(epoch FROM t.now) + %(longest)s::float8)),"
+                " %(requested)s::float8, %(granted)s::float8"
+                " FROM (SELECT clock_timestamp() AS now) t"
+                " RETURNING extract(epoch FROM expires)::float8,"
+                " EXISTS (SELECT FROM pg_roles WHERE rolname = %(username)s)"
+            ),
+            {
+                "id": mint.id,
+                "role": mint.role,
+                "username": mint.username,
+                "holder": self.holder,
+                "incarnation": self.incarnation,
+                "granted": mint.granted_ttl,
+                "longest": mint.longest,
+                "requested": mint.requested_ttl,
+            },
+        )
+        expires, taken = await one(cursor)
+        return Inserted(expires=expires, name_taken=taken)
+
+    async def entomb(self, conn: Connection, lease_id: str) -> bool:
+        """Make sure that no lease can be minted under this id any more; False if one was, and has to be ended.
+
+        Waits for a mint in flight under the same id.
+        """
+        cursor = await conn.execute(
+            self._sql(
+                "INSERT INTO {} (id, role, username, holder, incarnation, issued, expires, max_expires,"
+                " requested_ttl, granted_ttl, revoked_at)"
+                " SELECT %s::uuid, '', '', %s, %s, t.now, t.now, t.now, 0, 0, t.now"
+                " FROM (SELECT clock_timestamp() AS now) t ON CONFLICT (id) DO NOTHING"
+            ),
+            (lease_id, self.holder, self.incarnation),
+        )
+        return cursor.rowcount == 1
+
+    async def lock(self, conn: Connection, lease_id: str, *, skip: bool = False) -> Row | None:
+        """The row, locked until the transaction ends; None if there is none, or if `skip` and another has it."""
+        query = f"SELECT {_COLUMNS} FROM {{}} WHERE id = %s::uuid FOR UPDATE{' SKIP LOCKED' if skip else ''}"  # noqa: S608
+        cursor = await conn.execute(self._sql(query), (lease_id,))
+        found = await cursor.fetchone()
+        return None if found is None else _row(found)
+
+    async def extend(self, conn: Connection, row: Row, *, requested: float, granted: float) -> float:
+        """Move the end of a locked row to `granted` seconds from now, never back and never past its longest; the end."""
+        cursor = await conn.execute(
+            self._sql(
+                "UPDATE {} SET requested_ttl = %s::float8, granted_ttl = %s::float8, expires = greatest(expires,"
+                " least(max_expires, to_timestamp(ceil(extract(epoch FROM clock_timestamp()) + %s::float8))))"
+                " WHERE id = %s::uuid RETURNING extract(epoch FROM expires)::float8"
+            ),
+            (requested, granted, granted, row.id),
+        )
+        return float((await one(cursor))[0])
+
+    async def end(self, conn: Connection, row: Row) -> None:
+        """Bring the end of a locked row forward to now: it is renewed no more, and anyone may finish ending it."""
+        await conn.execute(
+            self._sql("UPDATE {} SET expires = least(expires, clock_timestamp()) WHERE id = %s::uuid"), (row.id,)
+        )
+
+    async def bury(self, conn: Connection, row: Row) -> None:
+        """Note that the lease's user is gone."""
+        await conn.execute(self._sql("UPDATE {} SET revoked_at = clock_timestamp() WHERE id = %s::uuid"), (row.id,))
+
+    async def one_at_a_time(self, conn: Connection) -> None:
+        """Wait until no other transaction of any agent is here: for changes that collide on one catalog row.
+
+        The lock is on our table because any user of the server may hold an advisory lock.
+        """
+        await conn.execute(self._sql("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE"))
+
+    async def rows(self, conn: Connection, *, role: str | None, live_only: bool) -> list[Row]:
+        """The journal, oldest first; without tombstones."""
+        cursor = await conn.execute(
+            self._sql(
+                f"SELECT {_COLUMNS} FROM {{}} WHERE username <> '' AND (%(role)s::text IS NULL OR role = %(role)s)"  # noqa: S608
+                " AND (NOT %(live)s OR (revoked_at IS NULL AND expires > clock_timestamp())) ORDER BY issued, id"
+            ),
+            {"role": role, "live": live_only},
+        )
+        return [_row(found) for found in await cursor.fetchall()]
+
+    async def due(self, conn: Connection) -> list[tuple[str, str]]:
+        """Id and role of every lease that has ended and still has its user, the longest dead first."""
+        cursor = await conn.execute(
+            self._sql(
+                "SELECT id::text, role FROM {} WHERE revoked_at IS NULL AND expires <= clock_timestamp()"
+                " ORDER BY expires"
+            )
+        )
+        return [(lease_id, role) for lease_id, role in await cursor.fetchall()]
+
+    async def forget(self, conn: Connection, retention: float) -> None:
+        """Delete the rows of leases revoked more than `retention` seconds ago."""
+        await conn.execute(
+            self._sql("DELETE FROM {} WHERE revoked_at < clock_timestamp() - make_interval(secs => %s::float8)"),
+            (retention,),
+        )
+
+    async def strangers(self, conn: Connection, marker: str) -> int:
+        """How many members of the marker group have no live row: made by hand, or left by a lost journal.
+
+        Who may administer the group, such as the login that made it, is none.
+        """
+        cursor = await conn.execute(
+            self._sql(
+                "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member"
+                " WHERE m.roleid = (SELECT oid FROM pg_roles WHERE rolname = %s) AND NOT m.admin_option"
+                " AND NOT EXISTS (SELECT FROM {} l WHERE l.username = r.rolname AND l.revoked_at IS NULL)"
+            ),
+            (marker,),
+        )
+        return int((await one(cursor))[0])
+
+    def _sql(self, query: str) -> sql.Composed:
+        return sql.SQL(query).format(self._table)
+
+
+async def one(cursor: AsyncCursor[TupleRow]) -> TupleRow:
+    """The only row of an answer."""
+    row = await cursor.fetchone()
+    if row is None:
+        raise InternalError("the server answered with no row")
+    return row
+
+
+async def server_time(conn: Connection) -> float:
+    """Unix time by the server's clock, at this moment and not at the transaction's begin."""
+    return float((await one(await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")))[0])
+
+
+def _row(found: TupleRow) -> Row:
+    names = Row.__dataclass_fields__
+    return Row(**dict(zip(names, found, strict=True)))

@@ -1,0 +1,157 @@
+"""Logging in at the server: every connection parameter said explicitly, so that nothing ambient is used.
+
+libpq fills what is not said from PG* variables, ~/.pgpass, ~/.postgresql and service files; each of them could send our
+login elsewhere or weaken it. A test compares this list with libpq's own.
+"""
+
+import math
+import os
+import stat
+from pathlib import Path
+
+import psycopg
+
+from agent.config.model import PostgreSQL
+from agent.engines.postgres.errors import login_code
+from agent.errors import Forbidden, NotFound, Sealed, Unavailable, UpstreamError
+from agent.leases.lease import Secret
+
+_MAX_PASSWORD_FILE = 4096
+# A path that cannot exist: libpq takes an empty one for its default in the home directory.
+_NOWHERE = "/dev/null/none"
+_TIMEOUTS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "4s",
+    "idle_in_transaction_session_timeout": "20s",
+}
+_SETTINGS = {
+    "search_path": "pg_catalog",
+    "client_min_messages": "warning",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": "read\\ committed",
+    "default_transaction_read_only": "off",
+    **_TIMEOUTS,
+}
+
+
+def parameters(config: PostgreSQL, *, dbname: str, password: Secret | None) -> dict[str, str]:
+    """Every libpq parameter that has an ambient default, as this configuration wants it."""
+    return {
+        "host": config.host,
+        "hostaddr": "",
+        "port": str(config.port),
+        "dbname": dbname,
+        "user": config.user,
+        "password": "" if password is None else password.reveal(),
+        "passfile": _NOWHERE,
+        "require_auth": _methods(config),
+        "channel_binding": "prefer",
+        **_tls(config),
+        "requirepeer": "",
+        "gssencmode": "disable",
+        "krbsrvname": "postgres",
+        "gsslib": "",
+        "gssdelegation": "0",
+        "min_protocol_version": "3.0",
+        "max_protocol_version": "3.0",
+        "application_name": "leasehold",
+        "client_encoding": "UTF8",
+        "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
+        "target_session_attrs": "read-write" if "," in config.host else "any",
+        "load_balance_hosts": "disable",
+        "connect_timeout": str(max(2, math.ceil(config.connect_timeout))),
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+    }
+
+
+def _methods(config: PostgreSQL) -> str:
+    """How the server may ask us to prove who we are: never a password in clear or MD5, never `trust` over TCP."""
+    by_peer = config.host.startswith("/") and config.password_file is None
+    if by_peer or config.sslcert is not None:
+        return "scram-sha-256,none" if config.password_file is not None else "none"
+    return "scram-sha-256"
+
+
+def _tls(config: PostgreSQL) -> dict[str, str]:
+    rootcert = config.sslrootcert
+    if rootcert is None:
+        rootcert = "system" if config.sslmode == "verify-full" else _NOWHERE
+    return {
+        "sslmode": config.sslmode,
+        "sslnegotiation": "postgres",
+        "sslcompression": "0",
+        "sslcertmode": "disable" if config.sslcert is None else "allow",
+        "sslcert": config.sslcert or _NOWHERE,
+        "sslkey": config.sslkey or _NOWHERE,
+        "sslrootcert": rootcert,
+        "sslcrl": _NOWHERE,
+        "sslcrldir": "",
+        "sslsni": "1",
+        "ssl_min_protocol_version": "TLSv1.2",
+        "ssl_max_protocol_version": "",
+    }
+
+
+def read_password(path: str) -> Secret:
+    """The content of `password_file` without one trailing newline; blocking.
+
+    Raises:
+        Forbidden: naming the file and what is wrong with it.
+    """
+    try:
+        raw = _read(path)
+    except OSError as exc:
+        raise Forbidden(f"password_file {path} cannot be read: {exc.strerror}") from None
+    if len(raw) > _MAX_PASSWORD_FILE:
+        raise Forbidden(f"password_file {path} is longer than {_MAX_PASSWORD_FILE} bytes: it should hold one password")
+    try:
+        text = raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise Forbidden(f"password_file {path} is not UTF-8 text") from None
+    if not text or "\0" in text or "\n" in text:
+        raise Forbidden(f"password_file {path} must hold one password on one line")
+    return Secret(text)
+
+
+def _read(path: str) -> bytes:
+    # Without O_NONBLOCK a pipe in the file's place would hold this thread for ever.
+    with open(os.open(Path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is not a regular file")
+        return file.read(_MAX_PASSWORD_FILE + 1)
+
+
+def refusal(exc: psycopg.Error) -> str:
+    """What a failed login means, as `login_code` says it."""
+    return exc.sqlstate or login_code(str(exc))
+
+
+def login_error(code: str, config: PostgreSQL, *, dbname: str, where: str) -> UpstreamError:
+    """Why the login failed, and what to do; `code` is what `refusal` said."""
+    place = f"{where}: {config.host}:{config.port}"
+    if code == "unreachable":
+        return Unavailable(f"{place} cannot be reached", unreachable=True)
+    if code == "57P03":
+        return Sealed(f"{place} is starting, stopping or in recovery")
+    if code == "3D000":
+        return NotFound(f"{place} has no database {dbname}")
+    lasting = _lasting(config, dbname).get(code)
+    if lasting is not None:
+        return Forbidden(f"{place} {lasting}")
+    return Unavailable(f"{place} refused the login for now ({code or 'for a reason not known to us'})")
+
+
+def _lasting(config: PostgreSQL, dbname: str) -> dict[str, str]:
+    """Refusals that an operator has to remove, each with the remedy."""
+    user = config.user
+    proof = f"password_file {config.password_file}" if config.password_file else "sslcert, or a password_file"
+    return {
+        "28P01": f"refuses the password of {user}: correct {proof}",
+        "28000": f"does not let {user} in: see pg_hba.conf, LOGIN and {proof}",
+        "42501": f"does not let {user} into database {dbname}: GRANT CONNECT",
+        "auth-method": f"asks for another kind of login than {_methods(config)}: see its pg_hba.conf",
+        "no-password": f"wants a proof from {user}: set password_file, or sslcert and sslkey",
+        "tls": f"and we found no common TLS at sslmode {config.sslmode}: check sslrootcert and the host's name",
+    }

@@ -1,0 +1,142 @@
+"""The engine's place in the database: journal table, its schema and the marker group, made on first use.
+
+Everything is looked at again on every new connection: what somebody else planted under our names is refused, since the
+journal decides which roles are dropped.
+"""
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from agent.config.model import PostgreSQL
+from agent.engines.postgres.connections import Connection, transaction
+from agent.engines.postgres.errors import CommitFailed, Refused, error_of
+from agent.engines.postgres.journal import one
+from agent.errors import Forbidden, Unavailable
+
+_TRIES = 3
+# Two agents that start at once both find nothing and both create: one of them then meets these.
+_BEATEN = {"23505", "42710", "42P06", "42P07", "XX000", "40P01"}
+OLDEST = 120000
+SUPPORTED = 130000
+
+_LOOK = """
+SELECT
+  (SELECT nspowner FROM pg_namespace WHERE nspname = %(schema)s) IS NOT NULL,
+  (SELECT nspowner FROM pg_namespace WHERE nspname = %(schema)s) IS NOT DISTINCT FROM me.oid,
+  EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = 'lease'),
+  EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = 'lease' AND c.relowner = me.oid AND c.relkind = 'r'),
+  marker.oid IS NOT NULL,
+  marker.rolcanlogin OR marker.rolsuper OR marker.rolcreaterole OR marker.rolcreatedb OR marker.rolreplication
+    OR marker.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members WHERE member = marker.oid)
+FROM pg_roles me LEFT JOIN pg_roles marker ON marker.rolname = %(marker)s WHERE me.rolname = current_user
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    schema: bool
+    schema_ours: bool
+    table: bool
+    table_ours: bool
+    marker: bool
+    marker_tainted: bool | None
+
+    @property
+    def complete(self) -> bool:
+        return self.schema and self.table and self.marker
+
+
+async def prepare(conn: Connection, config: PostgreSQL, where: str) -> None:
+    """Make sure that journal and marker group are there and ours.
+
+    Raises:
+        Refused: they are somebody else's, or the server is too old.
+    """
+    _check_version(conn, where)
+    for _ in range(_TRIES):
+        seen = await _look(conn, config)
+        _judge(seen, config, where)
+        if seen.complete:
+            return
+        try:
+            async with transaction(conn):
+                await _make(conn, seen, config)
+        except psycopg.Error as exc:
+            if exc.sqlstate not in _BEATEN:
+                raise _cannot_make(exc, config, where) from None
+        except CommitFailed:
+            pass  # the next look tells
+    raise Refused(
+        Unavailable(f"{where}: making the journal met another agent doing the same; the next try will find it")
+    )
+
+
+def _check_version(conn: Connection, where: str) -> None:
+    version = conn.pgconn.server_version
+    if version < OLDEST:
+        raise Refused(Forbidden(f"{where}: the server is PostgreSQL {version // 10000}: 13 to 18 are supported"))
+
+
+async def _look(conn: Connection, config: PostgreSQL) -> _Seen:
+    found = await one(await conn.execute(_LOOK, {"schema": config.schema, "marker": config.marker_group}))
+    return _Seen(**dict(zip(_Seen.__dataclass_fields__, found, strict=True)))
+
+
+def _judge(seen: _Seen, config: PostgreSQL, where: str) -> None:
+    if seen.schema and not seen.schema_ours:
+        raise Refused(
+            Forbidden(
+                f"{where}: schema {config.schema} belongs to another role: it cannot be trusted as the journal; "
+                f"drop it, or set `schema`"
+            )
+        )
+    if seen.table and not seen.table_ours:
+        raise Refused(
+            Forbidden(f"{where}: {config.schema}.lease is not a table of {config.user}: drop it, or set `schema`")
+        )
+    if seen.marker_tainted:
+        raise Refused(
+            Forbidden(
+                f"{where}: role {config.marker_group} has LOGIN, another attribute or a membership: every lease user "
+                "would inherit from it; make it a plain NOLOGIN role, or set `marker_group`"
+            )
+        )
+
+
+async def _make(conn: Connection, seen: _Seen, config: PostgreSQL) -> None:
+    schema = sql.Identifier(config.schema)
+    table = sql.Identifier(config.schema, "lease")
+    if not seen.marker:
+        await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(config.marker_group)))
+    if not seen.schema:
+        await conn.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        await conn.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(schema))
+    if not seen.table:
+        await conn.execute(
+            sql.SQL(
+                "CREATE TABLE {} (id uuid PRIMARY KEY, role text NOT NULL, username text NOT NULL,"
+                " holder text NOT NULL, incarnation bigint NOT NULL, issued timestamptz NOT NULL,"
+                " expires timestamptz NOT NULL, max_expires timestamptz NOT NULL,"
+                " requested_ttl float8 NOT NULL, granted_ttl float8 NOT NULL, revoked_at timestamptz)"
+            ).format(table)
+        )
+        await conn.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(table))
+        await conn.execute(sql.SQL("CREATE INDEX lease_due ON {} (expires) WHERE revoked_at IS NULL").format(table))
+        await conn.execute(
+            sql.SQL("CREATE INDEX lease_username ON {} (username) WHERE revoked_at IS NULL").format(table)
+        )
+
+
+def _cannot_make(exc: psycopg.Error, config: PostgreSQL, where: str) -> Refused:
+    if exc.sqlstate != "42501":
+        return Refused(error_of(exc, f"{where}: making the journal"))
+    return Refused(
+        Forbidden(
+            f"{where}: {config.user} may not make its journal: it needs CREATEROLE, and CREATE on database "
+            f"{config.dbname} (or a schema of its own: CREATE SCHEMA {config.schema} AUTHORIZATION {config.user})"
+        )
+    )

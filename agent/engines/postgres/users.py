@@ -1,0 +1,169 @@
+"""What the server's catalogs say of a minted user, and the statements that make, keep and end it.
+
+Each function is one step on a connection whose transaction belongs to the caller. Roles are addressed by name in DDL
+and by oid in look-ups; both come from one read under the lease's row lock.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from agent.engines.postgres.connections import Connection
+from agent.engines.postgres.journal import one
+
+ORPHANED = "leasehold_orphaned"
+"""Owns what users of roles without a group left behind; nobody's login."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """A role of the server, as far as we care.
+
+    Attributes:
+        ends: its VALID UNTIL as Unix time, None where it has none.
+        privileged: SUPERUSER, CREATEROLE, CREATEDB, REPLICATION or BYPASSRLS.
+        reaches: it is, directly or not, a member of a role with SUPERUSER or CREATEROLE.
+        marked: it is a member of the marker group.
+        ours: the agent's login has the rights of this role.
+    """
+
+    oid: int
+    superuser: bool
+    can_login: bool
+    ends: float | None
+    privileged: bool
+    reaches: bool
+    marked: bool
+    ours: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependents:
+    """What in one database, or shared by all (`dbname` ""), depends on a user.
+
+    Attributes:
+        here: it is seen from the database we are in.
+        owned: the user owns some of it; otherwise there are only rights.
+    """
+
+    dbname: str
+    here: bool
+    owned: bool
+
+
+_LOOK = """
+WITH RECURSIVE reached (oid) AS (
+  SELECT oid FROM pg_roles WHERE rolname = %(name)s
+  UNION
+  SELECT m.roleid FROM pg_auth_members m JOIN reached r ON m.member = r.oid
+)
+SELECT u.oid, u.rolsuper, u.rolcanlogin,
+  CASE WHEN isfinite(u.rolvaliduntil) THEN extract(epoch FROM u.rolvaliduntil)::float8 END,
+  u.rolsuper OR u.rolcreaterole OR u.rolcreatedb OR u.rolreplication OR u.rolbypassrls,
+  EXISTS (SELECT FROM reached JOIN pg_roles r USING (oid) WHERE r.rolsuper OR r.rolcreaterole),
+  EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+    WHERE m.member = u.oid AND g.rolname = %(marker)s),
+  pg_has_role(u.oid, 'USAGE')
+FROM pg_roles u WHERE u.rolname = %(name)s
+"""
+
+_DEPENDENTS = """
+SELECT coalesce(b.datname, ''), d.dbid = 0 OR b.datname = current_database(), bool_or(d.deptype = 'o')
+FROM pg_shdepend d LEFT JOIN pg_database b ON b.oid = d.dbid
+WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s
+GROUP BY 1, 2 ORDER BY 1
+"""
+
+
+async def look(conn: Connection, name: str, marker: str) -> User | None:
+    """The role called `name`, None if there is none."""
+    found: TupleRow | None = await (await conn.execute(_LOOK, {"name": name, "marker": marker})).fetchone()
+    return None if found is None else User(**dict(zip(User.__dataclass_fields__, found, strict=True)))
+
+
+async def create(conn: Connection, name: str, *, verifier: str, expires: float, marker: str, group: str | None) -> None:
+    """The default way to make a user: its rights come from its group."""
+    groups = [sql.Identifier(one_of) for one_of in (marker, group) if one_of is not None]
+    await conn.execute(
+        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(
+            sql.Identifier(name), sql.Literal(verifier), sql.Literal(iso(expires)), sql.SQL(", ").join(groups)
+        )
+    )
+
+
+async def join(conn: Connection, name: str, group: str) -> None:
+    """Make the user a member of `group`."""
+    await conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(name)))
+
+
+async def act_as(conn: Connection, name: str, group: str) -> None:
+    """Let the user's sessions begin as `group`, which then owns what they create."""
+    await conn.execute(sql.SQL("ALTER ROLE {} SET role = {}").format(sql.Identifier(name), sql.Literal(group)))
+
+
+async def prolong(conn: Connection, name: str, expires: float) -> None:
+    """Move the user's VALID UNTIL."""
+    await conn.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(sql.Identifier(name), sql.Literal(iso(expires))))
+
+
+async def lock_out(conn: Connection, name: str, user: User) -> None:
+    """No new logins; and give ourselves the user's rights where ending it needs them.
+
+    Only now, at its end: from PostgreSQL 16 on every statement gets slower with each role we hold.
+    """
+    await conn.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(name)))
+    if not user.ours:
+        await take_rights(conn, name)
+
+
+async def take_rights(conn: Connection, name: str) -> None:
+    """Make the agent's login a member of the role, with its rights."""
+    with_rights = " WITH INHERIT TRUE, SET TRUE" if conn.pgconn.server_version >= 160000 else ""
+    await conn.execute(sql.SQL("GRANT {} TO CURRENT_USER" + with_rights).format(sql.Identifier(name)))
+
+
+async def terminate(conn: Connection, user: User) -> int:
+    """Ask the server to end the user's sessions; how many there were.
+
+    The one-argument form: with a timeout, pg_terminate_backend looks only every 100 ms whether the session has gone.
+    """
+    await conn.execute("SELECT pg_stat_clear_snapshot()")
+    cursor = await conn.execute(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s", (user.oid,)
+    )
+    return int((await one(cursor))[0])
+
+
+async def dependents(conn: Connection, user: User) -> list[Dependents]:
+    """Where something depends on the user."""
+    cursor = await conn.execute(_DEPENDENTS, (user.oid,))
+    return [Dependents(dbname=dbname, here=here, owned=owned) for dbname, here, owned in await cursor.fetchall()]
+
+
+async def disown(conn: Connection, name: str, *, heir: str | None) -> None:
+    """In this database, give what the user owns to `heir` and take every right from it."""
+    if heir is not None:
+        await conn.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(sql.Identifier(name), sql.Identifier(heir)))
+    await conn.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+
+
+async def drop(conn: Connection, name: str) -> None:
+    """The user's end."""
+    await conn.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+async def prepared_transactions(conn: Connection, name: str) -> list[str]:
+    """The user's prepared transactions, fit for a message: they keep its locks although nobody is logged in."""
+    cursor = await conn.execute("SELECT gid, database::text FROM pg_prepared_xacts WHERE owner = %s", (name,))
+    return [f"{_plain(gid)} in database {_plain(dbname)}" for gid, dbname in await cursor.fetchall()]
+
+
+def iso(instant: float) -> str:
+    """Unix time as PostgreSQL reads it under any DateStyle: ISO 8601 in UTC, whole seconds."""
+    return datetime.fromtimestamp(instant, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:80]

@@ -158,6 +158,7 @@ class App:
 
     async def _work(self, stop: asyncio.Event, hurry: asyncio.Event, on_started: Callable[[], None]) -> bool:
         """Serve until `stop`; True if a part of the agent crashed."""
+        crashed = False
         try:
             async with asyncio.TaskGroup() as group:
                 workers = self._put_to_work(group)
@@ -172,8 +173,8 @@ class App:
         except* Exception as broken:  # noqa: BLE001 - whatever broke, the leases are still revoked; the exit code tells
             for error in _leaves(broken):
                 _log.error(Event.CRASHED, error=type(error).__name__, exc_info=error)
-            return True
-        return False
+            crashed = True
+        return crashed
 
     async def _listen(self) -> None:
         unix = self._config.listener.unix

@@ -57,6 +57,11 @@ class SystemClock:
         return asyncio.timeout(delay)
 
 
+def pause(delay: float) -> None:
+    """Block for `delay` seconds: for commands that poll a running agent; never inside the loop."""
+    time.sleep(delay)
+
+
 async def wait_for(clock: Clock, event: asyncio.Event, delay: float | None) -> bool:
     """Wait until `event` is set or `delay` seconds have passed; True if it was set."""
     try:

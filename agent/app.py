@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__, log
-from agent.api.access import AllowList
+from agent.api.access import AllowList, RoleAccess
 from agent.api.health import Probes
-from agent.api.routes import RoleAccess
 from agent.api.server import Server
 from agent.clock import Clock, wait_for
 from agent.config.model import Config, Role

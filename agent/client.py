@@ -59,7 +59,7 @@ def ask(path: str, method: str, target: str, *, body: object = None, timeout: fl
         document = json.loads(text) if text else {}
     except PermissionError as error:
         raise NoAgent(f"{path}: this uid may not open the socket; its mode and group say who may") from error
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NoAgent(f"{path}: no agent listens there; start one, or name its socket with --socket") from error
     except TimeoutError as error:
         raise NoAgent(f"{path}: the agent did not answer within {timeout:g} s") from error

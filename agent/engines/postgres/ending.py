@@ -74,11 +74,8 @@ class Ending:
         if user is not None:
             await self._terminate(conn, user, where)
         failpoints.reach(Failpoint.REVOKE_TERMINATED)
-        try:
-            await self._own_statements(conn, row, reap=reap)
-            return await self._remove(conn, row, where=where, reap=reap)
-        except psycopg.errors.LockNotAvailable:
-            raise await self._blocked(conn, row, where) from None
+        await self._own_statements(conn, row, reap=reap)
+        return await self._remove(conn, row, where=where, reap=reap)
 
     async def _shut(self, conn: Connection, lease_id: str, *, where: str, reap: bool) -> Row | None:
         """Step 1; the row if there is more to do."""
@@ -149,6 +146,7 @@ class Ending:
 
     async def _remove(self, conn: Connection, row: Row, *, where: str, reap: bool) -> bool:
         """Step 4."""
+        await self._unprepared(conn, row, where)
         heritage = await self._heritage(conn, row, where)
         async with transaction(conn):
             locked = await self._journal.lock(conn, row.id, skip=reap)
@@ -163,6 +161,17 @@ class Ending:
             failpoints.reach(Failpoint.REVOKE_DROPPED)
         failpoints.reach(Failpoint.REVOKE_COMMITTED)
         return True
+
+    async def _unprepared(self, conn: Connection, row: Row, where: str) -> None:
+        """Prepared transactions outlive sessions and hold locks; only their user or a superuser can finish them."""
+        prepared = await users.prepared_transactions(conn, row.username)
+        if prepared:
+            raise Refused(
+                Unavailable(
+                    f"{where}: its user can log in no more, but prepared transactions keep it: {', '.join(prepared)}; "
+                    "COMMIT PREPARED or ROLLBACK PREPARED them as a superuser"
+                )
+            )
 
     async def _heritage(self, conn: Connection, row: Row, where: str) -> "_Heritage":
         user = await users.look(conn, row.username, self._config.marker_group)
@@ -183,20 +192,6 @@ class Ending:
                 async with transaction(other):
                     await users.disown(other, row.username, heir=heritage.heir)
         await users.disown(conn, row.username, heir=heritage.heir)
-
-    async def _blocked(self, conn: Connection, row: Row, where: str) -> Refused:
-        """Somebody holds a lock that the end of this user needs."""
-        prepared = await users.prepared_transactions(conn, row.username)
-        if prepared:
-            return Refused(
-                Unavailable(
-                    f"{where}: its user can log in no more, but prepared transactions keep it: {', '.join(prepared)}; "
-                    "COMMIT PREPARED or ROLLBACK PREPARED them"
-                )
-            )
-        return Refused(
-            Unavailable(f"{where}: its user can log in no more, but something it owns is locked by another session")
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -223,7 +223,7 @@ class PostgresEngine:
             return await self._ending.end(conn, lease_id, where=where, reap=True)
 
     async def close(self) -> None:
-        """Close every connection; calls under way fail."""
+        """Close every connection, one in use when its call ends; every later call fails."""
         self._connections.close()
 
     async def _greet(self, conn: Connection) -> None:

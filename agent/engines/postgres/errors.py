@@ -74,7 +74,9 @@ def error_of(exc: psycopg.Error, where: str, *, secrets: tuple[str, ...] = ()) -
 def _lasting(exc: psycopg.Error, code: str, where: str, named: str) -> UpstreamError:
     """Errors that the same call would meet again."""
     if code in {"42704", "3F000", "42P01", "3D000"}:
-        return NotFound(f"{named}: a role, schema, table or database that the role names is missing")
+        return NotFound(
+            f"{named}: something its statements name is missing (search_path is pg_catalog: say the schema)"
+        )
     if code == "54000":
         return Forbidden(f"{named}: grant privileges to a group and set `group`, not to each user")
     if code == "2BP01":

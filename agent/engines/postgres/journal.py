@@ -128,7 +128,7 @@ class Journal:
         return None if found is None else _row(found)
 
     async def extend(self, conn: Connection, row: Row, *, requested: float, granted: float) -> float:
-        """Move the end of a locked row to `granted` seconds from now, never back and never past its longest; the end."""
+        """Move the end of a locked row to `granted` seconds from now, not back, not past its longest; the end."""
         cursor = await conn.execute(
             self._sql(
                 "UPDATE {} SET requested_ttl = %s::float8, granted_ttl = %s::float8, expires = greatest(expires,"

@@ -21,7 +21,7 @@ _MAX_PASSWORD_FILE = 4096
 _NOWHERE = "/dev/null/none"
 _TIMEOUTS = {
     "statement_timeout": "10s",
-    "lock_timeout": "4s",
+    "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "20s",
 }
 _SETTINGS = {

@@ -41,8 +41,11 @@ async def run_hook(command: tuple[str, ...], role: str, error: str, clock: Clock
         if code:
             _log.warning(Event.HOOK_FAILED, role=role, error=f"exit code {code}")
     except TimeoutError:
-        process.kill()
         _log.warning(Event.HOOK_FAILED, role=role, error=f"killed after {HOOK_TIMEOUT:.0f} s")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def trusted(program: Path) -> None:

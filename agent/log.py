@@ -36,7 +36,6 @@ class Event(StrEnum):
     # leases
     ISSUED = "issued"
     ISSUE_FAILED = "issue-failed"
-    VERIFIED = "verified"
     VERIFY_FAILED = "verify-failed"
     PUBLISHED = "published"
     RENEWED = "renewed"

@@ -51,6 +51,12 @@ class Retirement:
     def drain(self, lease: Lease, revoke_at: float) -> None:
         """Revoke `lease`, which readers may still hold, at `revoke_at`."""
         self._add(Retired(lease_id=lease.id, revoke_at=revoke_at, ends_at=lease.expires_at, published=True))
+        _log.info(
+            Event.DRAINING,
+            role=self.role,
+            lease=log.lease_ref(lease.id),
+            expires_in=round(max(0.0, revoke_at - self._clock.now()), 1),
+        )
         reach(Failpoint.DRAIN_BEGUN)
 
     def doom(self, lease_id: str, ends_at: float) -> None:

@@ -265,6 +265,7 @@ class App:
     async def _sweep(self, name: str) -> None:
         """Reap expired leases, ours and those of agents that are no more."""
         engine, circuit = self.engines[name], self._circuits[name]
+        told: frozenset[str] = frozenset()
         while True:
             await self._clock.sleep(self._config.postgresql[name].cleanup_interval)
             try:
@@ -276,8 +277,9 @@ class App:
             except UpstreamError as error:
                 _log.warning(Event.SWEEP_FAILED, upstream=name, error=str(error))
                 continue
-            for line in swept.failed:
+            for line in set(swept.failed) - told:
                 _log.warning(Event.SWEEP_FAILED, upstream=name, error=line)
+            told = frozenset(swept.failed)
             if swept.reaped:
                 _log.info(Event.SWEPT, upstream=name, count=swept.reaped)
 
@@ -317,6 +319,7 @@ class App:
             left += await self._files.remove()
         for hook in list(self._hooks):
             hook.cancel()
+        await asyncio.gather(*self._hooks, return_exceptions=True)
         for engine in self.engines.values():
             with contextlib.suppress(TimeoutError):
                 async with self._clock.timeout(1.0):

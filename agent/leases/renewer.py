@@ -19,6 +19,7 @@ from agent.leases.engine import Engine, Verify
 from agent.leases.failures import Failures
 from agent.leases.lease import Grant, Lease
 from agent.leases.retire import Retirement
+from agent.leases.reverify import verify_again
 from agent.leases.schedule import (
     CALL_DEADLINE,
     Issue,
@@ -31,6 +32,7 @@ from agent.leases.schedule import (
     shortened,
     verify_until,
 )
+from agent.leases.status import status_of
 from agent.log import Event
 
 _log = log.get(__name__)
@@ -92,7 +94,7 @@ class Renewer:
             cache.on_demand(role, self._demanded)
 
     def __repr__(self) -> str:
-        return f"Renewer({self.role}, {self._phase()}, failures={self._view.failures})"
+        return f"Renewer({self.role}, {self._cache.status(self.role).phase}, failures={self._view.failures})"
 
     # -- asked from outside -----------------------------------------------------------------------------------------
 
@@ -101,8 +103,15 @@ class Renewer:
         self._view = replace(self._view, not_before=self._clock.now() + self._splay)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._retirement.run(), name=f"retire {self.role}")
-            if self._verify_every > 0:
-                group.create_task(self._verify_again(), name=f"verify {self.role}")
+            if self._verify is not None and self._verify_every > 0:
+                again = verify_again(
+                    self._verify,
+                    self._clock,
+                    self._verify_every,
+                    current=lambda: None if self._view.replace else self._view.current,
+                    refused=self._refused,
+                )
+                group.create_task(again, name=f"verify {self.role}")
             await self._keep()
 
     def replace(self, revoke_after: float | None = None) -> None:
@@ -335,22 +344,6 @@ class Renewer:
         _log.warning(Event.RENEW_FAILED, role=self.role, lease=log.lease_ref(lease.id), error=str(error), retry_in=0)
         _log.info(Event.REPLACING, role=self.role, reason=type(error).__name__)
 
-    # -- verify again -----------------------------------------------------------------------------------------------
-
-    async def _verify_again(self) -> None:
-        while True:
-            await self._clock.sleep(self._verify_every)
-            lease = self._view.current
-            if lease is None or self._verify is None or self._view.replace:
-                continue
-            try:
-                async with self._clock.timeout(CALL_DEADLINE):
-                    await self._verify(lease.data, self._clock.now() + CALL_DEADLINE / 2)
-            except TimeoutError:
-                continue
-            except CredentialRefused as error:
-                self._refused(lease, error)
-
     def _refused(self, lease: Lease, error: CredentialRefused) -> None:
         """The published credential does not work any more: it is replaced, and readers get it no longer than needed."""
         current = self._view.current
@@ -370,26 +363,11 @@ class Renewer:
             self._let_go(now)
         self._view = self._failures.failed(self._view, event, error, began, now, slow=slow)
 
-    def _phase(self) -> Phase:
-        if not self._view.wanted:
-            return Phase.IDLE
-        if self._view.current is not None and self._clock.now() < self._policy.served_until(self._view.current):
-            return Phase.STALE if self._failures.error else Phase.FRESH
-        return Phase.FAILING if self._failures.error else Phase.STARTING
-
     def _report(self, step: Wait) -> None:
-        self._cache.report(
-            self.role,
-            RoleStatus(
-                phase=self._phase(),
-                failures=self._view.failures,
-                retry_at=self._view.not_before,
-                next_step=step.then,
-                next_at=step.until,
-                error=self._failures.error,
-                draining=len(self._retirement.retired),
-            ),
-        )
+        draining = len(self._retirement.retired)
+        error, now = self._failures.error, self._clock.now()
+        status = status_of(self._view, self._policy, step, error=error, draining=draining, now=now)
+        self._cache.report(self.role, status)
 
 
 def _no_answer(deadline: float) -> Unavailable:

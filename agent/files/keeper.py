@@ -1,0 +1,206 @@
+"""Keeps one file: each has a keeper and a task of its own, so that no failure of one ever touches another.
+
+The decision is `agent.files.plan`; this loop executes it. A failure keeps the last good file, is told in the file's
+state and in one log line, and is tried again after 1 s, doubling up to 60 s, or at once with another credential.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from agent import log
+from agent.clock import Clock
+from agent.config import model
+from agent.errors import ConfigError, RenderError
+from agent.files.credential import Credential
+from agent.files.plan import Remove, Render, View, Wait, next_step
+from agent.files.sink import Sink
+from agent.files.template import Rendering, compiled
+from agent.leases.cache import LeaseCache, Snapshot, Subscription
+from agent.leases.schedule import backoff
+from agent.log import Event
+
+_log = log.get(__name__)
+_T = TypeVar("_T")
+
+
+class RunBlocking(Protocol):
+    """Runs what blocks somewhere else: asyncio.to_thread, or at once in a test."""
+
+    def __call__(self, work: Callable[[], _T], /) -> Awaitable[_T]:
+        """What `work` returns or raises."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """How a file is doing, for health and status.
+
+    Attributes:
+        state: "unwritten" in this run, "written", "failed" (the last good file stays, if there is one), or "removed".
+        error: the last failure in one line, "" when nothing is wrong.
+        generations: of the credentials that the file holds, by role.
+    """
+
+    path: str
+    state: Literal["unwritten", "written", "failed", "removed"] = "unwritten"
+    error: str = ""
+    generations: Mapping[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, for JSON."""
+        return {"path": self.path, "state": self.state, "error": self.error, "generations": dict(self.generations)}
+
+
+class Keeper:
+    """One file's task."""
+
+    def __init__(
+        self,
+        template: model.Template,
+        config: model.TemplateConfig,
+        roles: Mapping[str, model.Role],
+        cache: LeaseCache,
+        clock: Clock,
+        run_blocking: RunBlocking,
+    ) -> None:
+        self.written = asyncio.Event()
+        self.state = FileState(path=template.destination)
+        self._template = template
+        self._config = config
+        self._roles = roles
+        self._cache = cache
+        self._clock = clock
+        self._run_blocking = run_blocking
+        self._sink = Sink(template)
+        self._render_template: Callable[[Mapping[str, Credential]], Rendering] | None = None
+        self._shown: Mapping[str, Snapshot] | None = None
+        self._rendered: Mapping[str, str] = {}
+        self._look_at = -math.inf
+        self._failures = 0
+        self._failed_for: Mapping[str, int] = {}
+        self._not_before = -math.inf
+        self._remove_after = -math.inf
+
+    def __repr__(self) -> str:
+        return f"Keeper({self.state.path}, {self.state.state})"
+
+    @property
+    def gating(self) -> bool:
+        """Whether start waits for this file: every role of it is required, and obtained without being asked for."""
+        return all(self._roles[role].required and not self._roles[role].lazy for role in self._template.roles)
+
+    def prepare(self) -> tuple[list[str], list[str]]:
+        """Compile the template and make its place ready. Blocks.
+
+        Returns:
+            The mistakes in the configuration, and those in the surroundings.
+        """
+        mistakes: list[str] = []
+        try:
+            self._render_template = compiled(self._template, self._roles, self._config)
+        except ConfigError as error:
+            mistakes += error.mistakes
+        name = f'template "{self.state.path}"'
+        return [f"{name}: {line}" for line in mistakes], [f"{name}: {line}" for line in self._sink.prepare()]
+
+    async def run(self) -> None:
+        """Keep the file until cancelled."""
+        with self._cache.subscribe(self._template.roles) as changes:
+            while True:
+                now = self._clock.now()
+                match next_step(self._look(), now):
+                    case Render(snapshots=snapshots):
+                        await self._render(snapshots, now)
+                    case Remove():
+                        await self._remove(now)
+                    case Wait(until=until):
+                        await self._wait(changes, until - now)
+
+    async def close(self) -> str:
+        """Remove the file for good, whoever wrote it; returns "", or why it is still there."""
+        try:
+            await self._run_blocking(self._sink.close)
+        except RenderError as error:
+            return f"{self.state.path} {error}"
+        self.state = FileState(path=self.state.path, state="removed")
+        return ""
+
+    def _look(self) -> View:
+        # The margin is for those who begin to use a credential; a file keeps it to its end.
+        found = {role: self._cache.read(role, -math.inf) for role in self._template.roles}
+        published = {role: snapshot for role, snapshot in found.items() if snapshot is not None}
+        if self._shown is not None:
+            self._shown = {role: _newest(old, published.get(role)) for role, old in self._shown.items()}
+        return View(
+            roles=self._template.roles,
+            published=published,
+            shown=self._shown,
+            rendered=self._rendered,
+            look_at=self._look_at,
+            not_before=self._not_before if _generations(published) == self._failed_for else -math.inf,
+            remove_after=self._remove_after,
+        )
+
+    async def _wait(self, changes: Subscription, delay: float) -> None:
+        try:
+            async with self._clock.timeout(None if delay == math.inf else delay):
+                await changes.next()
+        except TimeoutError:
+            return
+
+    async def _render(self, snapshots: Mapping[str, Snapshot], now: float) -> None:
+        try:
+            written, shows_life = await self._run_blocking(lambda: self._produce(snapshots, now))
+        except RenderError as error:
+            self._failed(error, now)
+            self._failed_for = _generations(snapshots)
+            self._not_before = now + backoff(self._failures, 1.0)
+            return
+        self._shown = snapshots
+        self._rendered = {role: one.request_id for role, one in snapshots.items()} if shows_life else {}
+        self._look_at = now + self._config.render_interval
+        self._failures = 0
+        self._failed_for = {}
+        self._not_before = -math.inf
+        self.state = FileState(path=self.state.path, state="written", generations=_generations(snapshots))
+        self.written.set()
+        if written:
+            _log.info(Event.FILE_WRITTEN, path=self.state.path)
+
+    def _produce(self, snapshots: Mapping[str, Snapshot], now: float) -> tuple[bool, bool]:
+        if self._render_template is None:
+            raise RenderError("not prepared")
+        credentials = {role: Credential(snapshot, self._roles[role], now) for role, snapshot in snapshots.items()}
+        rendering = self._render_template(credentials)
+        return self._sink.write(rendering.data), rendering.shows_life
+
+    async def _remove(self, now: float) -> None:
+        try:
+            await self._run_blocking(self._sink.remove)
+        except RenderError as error:
+            self._failed(error, now)
+            self._remove_after = now + backoff(self._failures, 1.0)
+            return
+        self._shown = None
+        self._remove_after = -math.inf
+        self.state = FileState(path=self.state.path, state="removed", error=self.state.error)
+        _log.warning(Event.FILE_REMOVED, path=self.state.path, reason="its credential has ended")
+
+    def _failed(self, error: RenderError, now: float) -> None:
+        self._failures += 1
+        delay = backoff(self._failures, 1.0)
+        generations = {} if self._shown is None else _generations(self._shown)
+        self.state = FileState(path=self.state.path, state="failed", error=str(error), generations=generations)
+        _log.warning(Event.FILE_FAILED, path=self.state.path, error=str(error), retry_in=delay, attempt=self._failures)
+
+
+def _newest(old: Snapshot, new: Snapshot | None) -> Snapshot:
+    """What is known now of the credential in the file: renewals move its end."""
+    return new if new is not None and new.generation == old.generation else old
+
+
+def _generations(snapshots: Mapping[str, Snapshot]) -> dict[str, int]:
+    return {role: snapshot.generation for role, snapshot in snapshots.items()}

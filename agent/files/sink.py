@@ -1,0 +1,106 @@
+"""One destination on disk: who owns it, where it lies, and that it ends with the agent. All of it blocks."""
+
+import errno
+import grp
+import pwd
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import atomicfile
+from agent.config.model import Template
+from agent.errors import RenderError, StartError
+
+_REMEDIES = {
+    errno.ENOSPC: "enlarge the volume",
+    errno.EROFS: "mount the volume writable for the agent",
+    errno.EISDIR: "remove the directory that stands in its place",
+    errno.EPERM: "run the agent as that user, or grant it CAP_CHOWN and CAP_FOWNER",
+}
+
+
+class Sink:
+    """Where one template's bytes go."""
+
+    def __init__(self, template: Template) -> None:
+        self.path = Path(template.destination)
+        self._template = template
+        self._uid: int | None = None
+        self._gid: int | None = None
+        self._closed = False
+        # A writing thread outlives its cancelled task; `close` waits for it, so that nothing comes after it.
+        self._writing = threading.Lock()
+
+    def prepare(self) -> list[str]:
+        """Look owners up, make and judge the directory, clear what a killed run left; returns every mistake."""
+        mistakes: list[str] = []
+        self._uid = _number(mistakes, "user", self._template.user, lambda name: pwd.getpwnam(name).pw_uid)
+        self._gid = _number(mistakes, "group", self._template.group, lambda name: grp.getgrnam(name).gr_gid)
+        if not self._template.allow_disk and not atomicfile.on_memory(self.path):
+            mistakes.append(
+                "does not lie on a memory file system: mount a tmpfs there (in Kubernetes an emptyDir with "
+                "medium: Memory), or set allow_disk = true to accept secrets on disk"
+            )
+        return mistakes or self._prepare_directory()
+
+    def _prepare_directory(self) -> list[str]:
+        directory = self.path.parent
+        try:
+            atomicfile.own_directory(directory, gid=self._gid, allow_sticky_leaf=True)
+            atomicfile.clear_stale_temps(directory, uids=[] if self._uid is None else [self._uid])
+            atomicfile.check_writable(directory, mode=self._template.perms, uid=self._uid, gid=self._gid)
+        except StartError as error:
+            return [str(error)]
+        except OSError as error:
+            return [_said(error)]
+        return ["is a directory: remove it, or choose another path"] if self.path.is_dir() else []
+
+    def write(self, data: bytes) -> bool:
+        """Make the file hold `data`; True if bytes were written, False if it held them, or the sink is closed.
+
+        Raises:
+            RenderError: the system refuses; the old file stays.
+        """
+        with self._writing:
+            if self._closed:
+                return False
+            try:
+                return atomicfile.write(self.path, data, mode=self._template.perms, uid=self._uid, gid=self._gid)
+            except OSError as error:
+                raise RenderError(f"cannot be written: {_said(error)}") from error
+
+    def remove(self) -> bool:
+        """Remove the file; False if there was none.
+
+        Raises:
+            RenderError: the system refuses.
+        """
+        with self._writing:
+            try:
+                return atomicfile.remove(self.path)
+            except OSError as error:
+                raise RenderError(f"cannot be removed: {_said(error)}") from error
+
+    def close(self) -> bool:
+        """Remove the file for good: nothing is written any more."""
+        self._closed = True
+        return self.remove()
+
+
+def _said(error: OSError) -> str:
+    text = error.strerror or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{text}: {remedy}" if remedy else text
+
+
+def _number(mistakes: list[str], key: str, name: str | None, look_up: Callable[[str], int]) -> int | None:
+    """The uid or gid that `name` stands for."""
+    if name is None:
+        return None
+    if name.isascii() and name.isdigit():
+        return int(name)
+    try:
+        return look_up(name)
+    except KeyError:
+        mistakes.append(f'{key} = "{name}" does not exist here: use its number')
+        return None

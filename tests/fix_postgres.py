@@ -25,6 +25,9 @@ _REQUIRED = "postgres" in os.environ.get("LEASEHOLD_TEST_REQUIRE", "").split(","
 MAJORS: tuple[int, ...] = _ASKED or tuple(FOUND) or (0,)  # 0: there is none
 SETTINGS = {"max_prepared_transactions": "10"}
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - each server makes a directory of its own
+_ROOM = 2 << 30  # bytes; a container's 64 MB would not do for even one server
+
 StartCluster = Callable[..., Cluster]
 
 
@@ -43,6 +46,15 @@ def binaries_of(major: int) -> Binaries:
     if _REQUIRED or _ASKED:
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)
+
+
+def place() -> Path | None:
+    """Where a server of the tests lives: in memory, six times faster at making databases, if there is room."""
+    if not os.access(_MEMORY, os.W_OK):
+        return None
+    state = os.statvfs(_MEMORY)
+    roomy = state.f_bavail * state.f_frsize >= _ROOM
+    return _MEMORY / f"leasehold-test-{secrets.token_hex(6)}" if roomy else None
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +76,7 @@ def binaries(request: pytest.FixtureRequest) -> Binaries:
 def cluster(binaries: Binaries, clusters: dict[int, Cluster]) -> Cluster:
     """A running server that all tests share: never stop, pause or kill it."""
     if binaries.major not in clusters:
-        one = Cluster(binaries, settings=SETTINGS)
+        one = Cluster(binaries, place(), settings=SETTINGS)
         one.start()
         clusters[binaries.major] = one
     return clusters[binaries.major]
@@ -76,7 +88,7 @@ def own_cluster(binaries: Binaries) -> Iterator[StartCluster]:
     started: list[Cluster] = []
 
     def start(**settings: str) -> Cluster:
-        one = Cluster(binaries, settings={**SETTINGS, **settings})
+        one = Cluster(binaries, place(), settings={**SETTINGS, **settings})
         started.append(one)
         one.start()
         return one

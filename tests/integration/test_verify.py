@@ -42,7 +42,7 @@ def target(database: Database) -> Target:
 async def verified(target: Target, *, within: float = 0.3, password: Secret = PASSWORD) -> bool:
     clock = SystemClock()
     data = {"username": Secret(USER), "password": password}
-    return await LoginVerifier((target,), clock, attempt_timeout=1.5)(data, clock.now() + within)
+    return await LoginVerifier((target,), clock, attempt_timeout=1.0)(data, clock.now() + within)
 
 
 async def refusal(target: Target, *, password: Secret = PASSWORD) -> CredentialRefused:

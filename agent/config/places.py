@@ -28,8 +28,8 @@ def dotted(path: Path) -> str:
 
 def _in_file(path: Path) -> Path:
     if len(path) > 1 and path[0] == SERVER and isinstance(path[1], str):
-        table, _, name = path[1].partition(".")
-        return (table, *([name] if name else []), *path[2:])
+        name = () if path[1] == SERVER else (path[1].removeprefix(f"{SERVER}."),)
+        return (SERVER, *name, *path[2:])
     return path
 
 

@@ -99,17 +99,14 @@ def _told(error: Any, path: Path, hints: "_Hints") -> Iterator[tuple[Path, str, 
             yield place, "is required", True
         elif isinstance(sub, values.Wrong):
             yield place, str(sub), True
-        else:
-            raise sub  # a bug of ours, not a mistake in the file
+        else:  # pragma: no cover - a bug of ours, not a mistake in the file
+            raise sub
 
 
 def _noted(error: BaseException) -> Path:
-    for note in getattr(error, "__notes__", ()):
-        for attribute in ("name", "index"):
-            part = getattr(note, attribute, None)
-            if isinstance(part, str | int):
-                return (part,)
-    return ()
+    """Where cattrs found `error`, seen from the table or array it was at."""
+    notes: list[Any] = getattr(error, "__notes__", [])
+    return tuple(note.name if hasattr(note, "name") else note.index for note in notes)
 
 
 class _Hints:

@@ -22,7 +22,7 @@ from agent.config.model import PostgreSQL
 from agent.engines.postgres import users
 from agent.engines.postgres.connections import Connection, Connections, transaction
 from agent.engines.postgres.errors import Refused, condition
-from agent.engines.postgres.heirs import heir
+from agent.engines.postgres.heirs import fit, heir
 from agent.engines.postgres.journal import Journal, Row, server_time
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Values, render
@@ -174,12 +174,16 @@ class Ending:
             )
 
     async def _heritage(self, conn: Connection, row: Row, where: str) -> "_Heritage":
+        """What depends on the user, and who gets it; our login has that one's rights afterwards."""
         user = await users.look(conn, row.username, self._config.marker_group)
         found = await users.dependents(conn, user) if user is not None else []
+        recipe = self._recipes.get(row.role)
+        group = recipe.role.group if recipe is not None else None
         taker: str | None = None
         if any(one.owned for one in found):
-            recipe = self._recipes.get(row.role)
-            taker = await heir(conn, recipe.role.group if recipe is not None else None, where)
+            taker = await heir(conn, group, where)
+        elif found and group is not None:
+            await fit(conn, group)  # rights that the group gave can be taken back with the group's rights only
         return _Heritage(found=tuple(found), heir=taker)
 
     async def _disown(self, conn: Connection, row: Row, heritage: "_Heritage") -> None:

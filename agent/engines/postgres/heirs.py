@@ -27,13 +27,13 @@ async def heir(conn: Connection, group: str | None, where: str) -> str:
     Raises:
         Refused: `leasehold_orphaned` is somebody's login, or somebody is a member of it.
     """
-    if group is not None and await _fit(conn, group):
+    if group is not None and await fit(conn, group):
         return group
     # Another agent may be making it at this moment, which is as good.
     if not await _exists(conn, ORPHANED):
         with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
             await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(ORPHANED)))
-    if not await _fit(conn, ORPHANED, alone=True):
+    if not await fit(conn, ORPHANED, alone=True):
         raise Refused(
             Forbidden(
                 f"{where}: role {ORPHANED} has LOGIN, another attribute or members: it is to own what users leave; "
@@ -47,7 +47,11 @@ async def _exists(conn: Connection, name: str) -> bool:
     return await (await conn.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,))).fetchone() is not None
 
 
-async def _fit(conn: Connection, name: str, *, alone: bool = False) -> bool:
+async def fit(conn: Connection, name: str, *, alone: bool = False) -> bool:
+    """Whether the role may own what is left: nobody's login, not powerful, `alone` without members; ours then.
+
+    Giving our login the role's rights, where it lacks them, needs no transaction either.
+    """
     found = await (await conn.execute(_LOOK, (name,))).fetchone()
     if found is None:
         return False

@@ -1,0 +1,26 @@
+"""At most one of a kind in a while: for log lines that strangers can cause, and for rotate-now."""
+
+from collections.abc import Hashable
+
+_MOST_KINDS = 1024
+
+
+class Spacing:
+    """Grants the first of each kind at once, and the next only after its interval."""
+
+    def __init__(self) -> None:
+        self._granted: dict[Hashable, float] = {}
+
+    def wait(self, kind: Hashable, now: float, interval: float) -> float:
+        """0.0 if granted (and noted), else the seconds until it would be.
+
+        Kinds beyond 1,024 push out the oldest, so that whoever invents kinds cannot fill the memory.
+        """
+        left = self._granted.get(kind, -float("inf")) + interval - now
+        if left > 0:
+            return left
+        self._granted.pop(kind, None)
+        if len(self._granted) >= _MOST_KINDS:
+            del self._granted[next(iter(self._granted))]
+        self._granted[kind] = now
+        return 0.0

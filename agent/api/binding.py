@@ -109,8 +109,8 @@ def _listen(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        with contextlib.suppress(FileNotFoundError):
-            private.unlink()  # of one that was killed right here; the lock is ours
+        _check_free(private)
+        private.unlink(missing_ok=True)  # of one that was killed right here; the lock is ours
         sock.bind(os.fspath(private))
         try:
             if uid is not None or gid is not None:

@@ -139,7 +139,8 @@ class Connection(asyncio.Protocol):
         self._blocked_at = None
         if self._inner is not None:
             self._inner.resume_writing()
-        self._advance()
+        # Not at once: asyncio calls us while it still flushes, and a close in there would end the connection twice.
+        asyncio.get_running_loop().call_soon(self._advance)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all that was due on it."""
@@ -241,17 +242,18 @@ class Connection(asyncio.Protocol):
         bug = None if task.cancelled() else task.exception()
         if task.cancelled() or self._transport.is_closing():
             return
-        self._asked_at = self._listener.clock.now()
         if bug is not None:
             self._listener.fault(bug)
             self._queue.clear()
             self._ended, self._last_word = True, FAULT
         else:
+            self._asked_at = self._listener.clock.now()
             then(task.result())
         self._advance()
 
     def _advance(self) -> None:
-        """Serve what was sent ahead, as far as it goes."""
+        """Serve what was sent ahead, as far as it goes, by what is true now."""
+        self._asked_at = self._listener.clock.now()
         while self._queue and self._waiting is None and (self._inner is not None or self._blocked_at is None):
             if self._transport.is_closing():
                 self._queue.clear()

@@ -7,6 +7,7 @@ import pytest
 from attrs import evolve
 
 from agent.config.model import Duration, Mode
+from agent.leases.cache import Phase
 from tests.fakes import settle
 from tests.unit.api.world import READ, ROLE, Client, World, ask_as, get, request
 
@@ -203,6 +204,26 @@ async def test_a_client_that_never_reads_is_dropped(world: World) -> None:
         await client.close()
 
     assert 0 < answered < 2000
+
+
+async def test_what_waited_for_a_slow_client_is_decided_when_it_is_answered(world: World) -> None:
+    """Requests sent ahead of a client that does not read are answered late: not with what was true when they came."""
+    world.publish()
+
+    async with world.serving():
+        client = await opened(world)
+        transport = client.writer.transport
+        transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(READ * 1000)
+        await asyncio.sleep(0.1)
+        world.report(Phase.FAILING, error="the server is away")
+        await world.clock.advance(57.5)
+        transport.resume_reading()  # type: ignore[attr-defined]
+        answered = await client.end()
+        await client.close()
+
+    assert answered.count(b"HTTP/1.1 200 OK") > 100
+    assert answered.count(b"HTTP/1.1 503 ") > 100
 
 
 async def test_who_sends_too_far_ahead_of_a_waiting_answer_gets_what_was_taken_and_the_end(world: World) -> None:

@@ -86,7 +86,7 @@ class Renewer:
         self._splay = splay
         self._verify_every = verify_every
         self._wake = asyncio.Event()
-        self._retirement = Retirement(role, engine, clock, self._random)
+        self._retirement = Retirement(role, engine, clock, self._random, on_revoked=self._wake.set)
         self._view = RoleView(wanted=not lazy)
         self._gone = False
         self._revoke_after: float | None = None
@@ -164,7 +164,7 @@ class Renewer:
 
     def _look(self, now: float) -> None:
         """Take note of what time alone has changed."""
-        if self._lazy:
+        if self._lazy and self._view.wanted:  # once let go, only another reader makes it wanted again
             idle = self._view.current.first.ttl if self._view.current else CALL_DEADLINE
             self._view = replace(self._view, wanted=now < self._cache.read_at(self.role) + idle)
         current = self._view.current

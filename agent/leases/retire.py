@@ -7,7 +7,7 @@ hangs must not delay a renewal.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from agent import log
@@ -31,13 +31,20 @@ _log = log.get(__name__)
 
 
 class Retirement:
-    """The leases of one role that are on their way out."""
+    """The leases of one role that are on their way out.
 
-    def __init__(self, role: str, engine: Engine, clock: Clock, rng: random.Random) -> None:
+    Args:
+        on_revoked: called after each that is gone, so that the role's status can say so.
+    """
+
+    def __init__(
+        self, role: str, engine: Engine, clock: Clock, rng: random.Random, on_revoked: Callable[[], None]
+    ) -> None:
         self.role = role
         self._engine = engine
         self._clock = clock
         self._random = rng
+        self._on_revoked = on_revoked
         self._wake = asyncio.Event()
         self._view = RoleView()
         self._failures = 0
@@ -121,6 +128,7 @@ class Retirement:
         except UpstreamError as error:
             return str(error)
         self._drop(retired)
+        self._on_revoked()
         _log.info(Event.REVOKED, role=self.role, lease=log.lease_ref(retired.lease_id))
         return None
 

@@ -351,6 +351,29 @@ async def test_a_lazy_role_is_obtained_for_its_first_reader_and_let_go_after_an_
         assert rig.cache.status(ROLE).phase is Phase.IDLE
 
 
+async def test_a_lazy_role_of_short_leases_is_not_obtained_again_after_it_was_let_go(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=5), lazy=True)
+
+    async with running(rig):
+        rig.cache.demand(ROLE, clock.now())
+        await clock.advance(60)
+        assert rig.engine.count("issue") == 1
+        rig.cache.demand(ROLE, clock.now())
+        await settle()
+        assert rig.generation != 0
+
+
+async def test_the_status_counts_no_lease_that_is_revoked(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=3600))
+
+    async with running(rig):
+        rig.renewer.replace(revoke_after=5.0)
+        await settle()
+        assert rig.cache.status(ROLE).draining == 1
+        await clock.advance(6)
+        assert rig.cache.status(ROLE).draining == 0
+
+
 async def test_a_lazy_role_in_use_is_kept(clock: FakeClock) -> None:
     rig = Rig(clock, FakeEngine(clock, ttl=60), lazy=True)
 

@@ -267,10 +267,12 @@ def _full_name(path: str, role: str) -> str:
     """`role` itself, or the one role whose path ends in it."""
     if "/" in role:
         return role.strip("/")
-    found = [name for name in _health(path)["roles"] if name.rpartition("/")[2] == role]
-    if len(found) != 1:
-        known = ", ".join(found) if found else "none that this uid may read"
-        raise ConfigError([f"{role}: name one role by its whole path (found: {known})"])
+    roles = list(_health(path)["roles"])
+    found = [name for name in roles if name.rpartition("/")[2] == role]
+    if not found:
+        raise ConfigError([f"{role}: no such role; this uid may read {', '.join(roles) or 'none'}"])
+    if len(found) > 1:
+        raise ConfigError([f"{role}: name one role by its whole path: {', '.join(found)}"])
     return str(found[0])
 
 

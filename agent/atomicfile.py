@@ -170,13 +170,10 @@ def write(path: Path, data: bytes, *, mode: int, uid: int | None = None, gid: in
     if _holds(path, data, mode, uid, gid):
         return False
     temp = _new_temp(path.parent)
-    try:
-        _stage(temp, data, mode, uid, gid)
+    fd = _open_temp(temp, mode, uid, gid)
+    with _cleared_on_failure(temp):
+        _fill(fd, data)
         temp.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        raise
     reach(Failpoint.FILE_WRITTEN)
     _sync(path.parent)
     return True
@@ -189,11 +186,8 @@ def check_writable(directory: Path, *, mode: int, uid: int | None = None, gid: i
         OSError: read-only, not permitted, full.
     """
     temp = _new_temp(directory)
-    try:
-        os.close(_open_temp(temp, mode, uid, gid))
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink()
+    os.close(_open_temp(temp, mode, uid, gid))
+    temp.unlink()
 
 
 def remove(path: Path) -> bool:
@@ -233,20 +227,16 @@ def _new_temp(directory: Path) -> Path:
 
 def _open_temp(temp: Path, mode: int, uid: int | None, gid: int | None) -> int:
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
+    with _cleared_on_failure(temp, fd):
         # Held until it is closed, or its writer dies: another agent's start then leaves it alone.
         with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _own(fd, uid, gid)
         os.fchmod(fd, mode)
-    except BaseException:
-        os.close(fd)
-        raise
     return fd
 
 
-def _stage(temp: Path, data: bytes, mode: int, uid: int | None, gid: int | None) -> None:
-    fd = _open_temp(temp, mode, uid, gid)
+def _fill(fd: int, data: bytes) -> None:
     try:
         left = memoryview(data)
         while left:
@@ -255,6 +245,18 @@ def _stage(temp: Path, data: bytes, mode: int, uid: int | None, gid: int | None)
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _cleared_on_failure(temp: Path, fd: int | None = None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if fd is not None:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
 
 
 def _own(fd: int, uid: int | None, gid: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import signal
 import stat
 import subprocess
@@ -59,6 +60,40 @@ def test_mode_and_owner_are_set_before_the_first_byte(tmp_path: Path, monkeypatc
     atomicfile.write(tmp_path / "creds", b"secret", mode=0o440, gid=gid)
 
     assert seen == [(0o440, gid, 0)]
+
+
+def test_until_then_nobody_else_can_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    fchmod = os.fchmod
+
+    def spy(fd: int, mode: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        fchmod(fd, mode)
+
+    monkeypatch.setattr(os, "fchmod", spy)
+    before = os.umask(0)
+
+    try:
+        atomicfile.write(tmp_path / "creds", b"secret", mode=0o440)
+    finally:
+        os.umask(before)
+
+    assert seen == [0o600]
+
+
+def test_a_link_planted_under_the_temps_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"theirs")
+    planted = tmp_path / ".leasehold-0000000000000000.tmp"
+    for plant in (planted.symlink_to, planted.hardlink_to):
+        plant(elsewhere)
+
+        with pytest.raises(FileExistsError):
+            atomicfile.write(tmp_path / "creds", b"secret", mode=0o440)
+
+        planted.unlink()
+    assert elsewhere.read_bytes() == b"theirs"
 
 
 def test_the_staged_file_is_hidden_complete_and_already_right(tmp_path: Path) -> None:
@@ -335,6 +370,21 @@ def test_a_directory_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_writable_directory_is_left_as_it_was(tmp_path: Path) -> None:
     atomicfile.check_writable(tmp_path, mode=0o440)
+
+    assert names_in(tmp_path) == []
+
+
+@needs_root
+def test_a_directory_in_which_files_cannot_be_given_away_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+
+    with pytest.raises(PermissionError):
+        atomicfile.check_writable(tmp_path, mode=0o440, uid=1234)
 
     assert names_in(tmp_path) == []
 

@@ -102,7 +102,6 @@ def _upstream(place: Path, role: Role, config: Config) -> Iterator[Problem]:
 def _lengths(place: Path, role: Role, *, short: bool) -> Iterator[Problem]:
     least = _SHORTEST_IN_TESTS if short else SHORTEST
     yield from shapes.at_least((*place, "default_ttl"), role.default_ttl, least)
-    yield from shapes.at_least((*place, "max_ttl"), role.max_ttl, least)
     yield from shapes.at_least((*place, "max_lifetime"), role.max_lifetime, least)
     if role.ttl > role.longest:
         key = "default_ttl" if role.default_ttl is not None else "max_ttl"

@@ -49,8 +49,8 @@ class Framer:
         rest: bytes | memoryview = data
         while rest:
             rest = self._feed(rest)
-        if self._in_head:
-            self._check_head(self._untold)
+        if self._in_head and self._untold > self._max_header:
+            raise self._too_large()
 
     def _feed(self, data: bytes | memoryview) -> bytes | memoryview:
         """Parse `data`; what is left after a request to switch protocols, which is answered like any other."""
@@ -84,7 +84,8 @@ class Framer:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header, or a trailer, which counts but is not kept."""
         self._head += len(name) + len(value) + 4
-        self._check_head()
+        if self._head > self._max_header:
+            raise self._too_large()
         key = name.lower()
         if key in KEPT_HEADERS and self._in_head:
             kept = self._request.headers
@@ -97,15 +98,15 @@ class Framer:
         request.version = self._parser.get_http_version()
         if request.version not in ("1.1", "1.0"):
             raise Refused(400, "this is not a well-formed HTTP/1.1 request")
-        self._check_head()
-        if origin_form(request.target) is None:
+        if self._head > self._max_header:
+            raise self._too_large()
+        if request.target[:1] != b"/" and origin_form(request.target) is None:
             raise Refused(400, "the request's target has no path")
         if request.headers:
             self._check_body()
 
-    def _check_head(self, size: int = 0) -> None:
-        if max(size, self._head) > self._max_header:
-            raise Refused(431, f"the request's head is larger than {self._max_header} bytes")
+    def _too_large(self) -> Refused:
+        return Refused(431, f"the request's head is larger than {self._max_header} bytes")
 
     def _check_body(self) -> None:
         headers = self._request.headers

@@ -167,6 +167,16 @@ async def test_a_body_may_come_in_chunks(world: World) -> None:
     assert world.rotated == [(ROLE, 7.0)]
 
 
+async def test_what_trails_a_body_is_no_header(world: World) -> None:
+    world.publish()
+    trailed = b"0\r\nIf-None-Match: *\r\n\r\n"
+
+    async with world.talking() as client:
+        answer = await client.ask(f"GET /v1/{ROLE} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + trailed)
+
+    assert answer.status == 200
+
+
 async def test_a_read_may_carry_a_body_that_nobody_needs(world: World) -> None:
     world.publish()
 

@@ -121,7 +121,7 @@ class LoginVerifier:
 
         def wait(state: RetryCallState) -> float:
             # The last delay is shortened, so that one more attempt fits in front of the end.
-            return max(_SHORTEST, min(growing(state), left() / 2))
+            return min(growing(state), left() / 2)
 
         def stop(state: RetryCallState) -> bool:
             return left() <= 2 * _SHORTEST

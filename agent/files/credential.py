@@ -21,7 +21,7 @@ _NEVER = re.compile("[\x00\ud800-\udfff]")
 class Credential:
     """One role's credential, for templates and ready-made formats."""
 
-    __slots__ = ("_data", "_remaining", "_shows_life", "_snapshot")
+    __slots__ = ("_added", "_data", "_remaining", "_shows_life", "_snapshot")
 
     def __init__(self, snapshot: Snapshot, role: Role, now: float) -> None:
         """Reveal `snapshot` as of `now`.
@@ -40,7 +40,8 @@ class Credential:
         if _CONTROL.search(snapshot.lease.id):
             raise RenderError(f"role {snapshot.role}: the lease id holds control characters")
         self._snapshot = snapshot
-        self._data = {**fields, **_missing(role.connection, fields)}
+        self._added = _missing(role.connection, fields)
+        self._data = fields | {name: str(value) for name, value in self._added.items()}
         self._remaining = max(0, int(snapshot.remaining(now)))
         self._shows_life = False
 
@@ -101,7 +102,7 @@ class Credential:
         return self._shows_life
 
     def as_mapping(self) -> dict[str, Any]:
-        """All of it, in the shape of an answer on the socket."""
+        """All of it, in the shape of an answer on the socket: the port of the role's `connection` is a number there."""
         return {
             "lease_id": self.lease_id,
             "lease_duration": self.lease_duration,
@@ -109,17 +110,17 @@ class Credential:
             "expires_at": self.expires_at,
             "generation": self.generation,
             "verified": self.verified,
-            "data": self.data,
+            "data": {**self._data, **self._added},
         }
 
 
-def _missing(connection: Connection | None, fields: Mapping[str, str]) -> dict[str, str]:
+def _missing(connection: Connection | None, fields: Mapping[str, str]) -> dict[str, str | int]:
     if connection is None:
         return {}
-    known = {
+    known: dict[str, str | int] = {
         "host": connection.host,
-        "port": str(connection.port),
+        "port": connection.port,
         "dbname": connection.dbname,
         "sslmode": connection.sslmode,
     }
-    return {name: text for name, text in known.items() if name not in fields}
+    return {name: value for name, value in known.items() if name not in fields}

@@ -65,7 +65,7 @@ def test_json_is_shaped_like_an_answer_on_the_socket() -> None:
             "username": "v_app_1",
             "password": "pw",
             "host": "db.example.com",
-            "port": "5433",
+            "port": 5433,
             "dbname": "app",
             "sslmode": "require",
         },

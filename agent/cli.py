@@ -232,9 +232,10 @@ def _check(arguments: argparse.Namespace) -> int:
 def _check_live(config: Any) -> int:
     import socket
 
-    from agent import log
+    from agent import harden, log
     from agent.trial import try_roles
 
+    harden.drop_ambient(os.environ)
     log.configure(level="warning")
 
     async def try_all() -> int:

@@ -9,7 +9,17 @@ from collections.abc import MutableMapping
 _PR_SET_DUMPABLE = 4
 
 AMBIENT = (
-    *("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGHOST", "PGHOSTADDR", "PGUSER"),
+    *(
+        "PGPASSWORD",
+        "PGPASSFILE",
+        "PGSERVICE",
+        "PGSERVICEFILE",
+        "PGSYSCONFDIR",
+        "PGOPTIONS",
+        "PGHOST",
+        "PGHOSTADDR",
+        "PGUSER",
+    ),
     *("PGDATABASE", "PGPORT", "PGSSLMODE", "PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGREQUIREAUTH"),
     *("DB_PASSWORD", "DATABASE_URL", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE", "BAO_TOKEN", "BAO_ADDR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),

@@ -24,7 +24,7 @@ async def run_hook(command: tuple[str, ...], role: str, error: str, clock: Clock
         "LEASEHOLD_ERROR": error,
     }
     try:
-        trusted(Path(command[0]))
+        await asyncio.to_thread(trusted, Path(command[0]))
         process = await asyncio.create_subprocess_exec(
             *command,
             env=environment,

@@ -10,8 +10,6 @@ _ALLOWED = (
     # These stand in for a thread, which a moved clock would not wait for.
     ("tests/unit/files/builders.py", "inline"),
     ("tests/unit/files/test_files.py", "late"),
-    # Looks at one local program, once per role that keeps failing.
-    ("agent/hook.py", "trusted"),
 )
 
 

@@ -316,7 +316,7 @@ class App:
             for lines in await asyncio.gather(*closing):
                 left += lines
         if self._files is not None:
-            left += await self._files.remove()
+            left += await self._remove_files(self._files)
         for hook in list(self._hooks):
             hook.cancel()
         await asyncio.gather(*self._hooks, return_exceptions=True)
@@ -328,6 +328,13 @@ class App:
             _log.error(Event.LEFT_BEHIND, left=line)
         _log.info(Event.STOPPED, count=len(left))
         return left
+
+    async def _remove_files(self, files: "Files") -> list[str]:
+        try:
+            async with self._clock.timeout(self._config.agent.stop_timeout * 0.1):
+                return await files.remove()
+        except TimeoutError:
+            return ["the files: their file system did not answer in time; remove them by hand"]
 
     @contextlib.asynccontextmanager
     async def _at_most(self, budget: float, left: list[str]) -> AsyncIterator[None]:

@@ -54,6 +54,8 @@ async def _create(conn: Connection, recipe: Recipe, values: Values, expires: flo
         _judge_group(await users.look(conn, group, marker), group, where)
     if recipe.creation:
         await run(conn, recipe.creation, values, key="creation_statements", where=where)
+        if await users.look(conn, values.name, marker) is None:
+            raise Refused(Forbidden(f"{where}: creation_statements made no role called {{{{name}}}}"))
         for joined in (marker, group):
             if joined is not None:
                 await users.join(conn, values.name, joined)
@@ -99,9 +101,7 @@ def _judge(conn: Connection, user: User | None, expires: float, where: str) -> N
 
 
 def _wrong(user: User | None, expires: float) -> str | None:
-    if user is None:
-        return "made no role called {{name}}"
-    if not user.can_login:
+    if user is None or not user.can_login:
         return "made a role without LOGIN"
     if user.ends is None or abs(user.ends - expires) > 0.001:
         return "left VALID UNTIL at something else than '{{expiration}}'"

@@ -31,7 +31,8 @@ SELECT
     WHERE n.nspname = %(schema)s AND c.relname = 'lease' AND c.relowner = me.oid AND c.relkind = 'r'),
   marker.oid IS NOT NULL,
   marker.rolcanlogin OR marker.rolsuper OR marker.rolcreaterole OR marker.rolcreatedb OR marker.rolreplication
-    OR marker.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members WHERE member = marker.oid)
+    OR marker.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members WHERE member = marker.oid),
+  pg_has_role(marker.oid, 'MEMBER WITH ADMIN OPTION')
 FROM pg_roles me LEFT JOIN pg_roles marker ON marker.rolname = %(marker)s WHERE me.rolname = current_user
 """
 
@@ -44,6 +45,7 @@ class _Seen:
     table_ours: bool
     marker: bool
     marker_tainted: bool | None
+    marker_ours: bool | None
 
     @property
     def complete(self) -> bool:
@@ -60,6 +62,7 @@ async def prepare(conn: Connection, config: PostgreSQL, where: str) -> None:
     for _ in range(_TRIES):
         seen = await _look(conn, config)
         _judge(seen, config, where)
+        _judge_marker(seen, config, where, version=conn.pgconn.server_version)
         if seen.complete:
             return
         try:
@@ -98,11 +101,22 @@ def _judge(seen: _Seen, config: PostgreSQL, where: str) -> None:
         raise Refused(
             Forbidden(f"{where}: {config.schema}.lease is not a table of {config.user}: drop it, or set `schema`")
         )
+
+
+def _judge_marker(seen: _Seen, config: PostgreSQL, where: str, *, version: int) -> None:
     if seen.marker_tainted:
         raise Refused(
             Forbidden(
                 f"{where}: role {config.marker_group} has LOGIN, another attribute or a membership: every lease user "
                 "would inherit from it; make it a plain NOLOGIN role, or set `marker_group`"
+            )
+        )
+    # Before 16, CREATEROLE may grant any role; from 16 on, whoever made the group has this right.
+    if seen.marker and not seen.marker_ours and version >= 160000:
+        raise Refused(
+            Forbidden(
+                f"{where}: {config.user} may not grant {config.marker_group}, which another login made: "
+                f"GRANT {config.marker_group} TO {config.user} WITH ADMIN OPTION, or set `marker_group`"
             )
         )
 

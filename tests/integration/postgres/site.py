@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import select
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from agent.clock import SystemClock
 from agent.config.model import Duration, PostgreSQL, Role
 from agent.engines.postgres import PostgresEngine, build
-from agent.leases.lease import Grant, Lease, Secret
-from tests.fix_postgres import Database, superuser
+from agent.leases.lease import Grant, Lease
+from tests.fix_postgres import MAJORS, Database, superuser
 
 ROLE = "database/creds/app-readonly"
+
+NEWEST = pytest.mark.parametrize("binaries", [max(MAJORS)], indirect=True, ids=[f"pg{max(MAJORS)}"])
+"""For what no version of the server sees differently."""
 
 
 @dataclass(kw_only=True)
@@ -147,6 +154,25 @@ async def eventually(condition: Callable[[], bool], within: float) -> bool:
     return True
 
 
+def aside(action: Callable[[], None]) -> Callable[[], None]:
+    """The action for a failpoint, done in a thread and waited for: what is reached by `agent` may not block itself."""
+
+    def run() -> None:
+        readable, writable = os.pipe()
+
+        def work() -> None:
+            try:
+                action()
+            finally:
+                os.close(writable)
+
+        threading.Thread(target=work, daemon=True).start()
+        select.select([readable], [], [])
+        os.close(readable)
+
+    return run
+
+
 @contextlib.asynccontextmanager
 async def closing(*engines: PostgresEngine) -> AsyncIterator[None]:
     """Close the engines after the block."""
@@ -157,4 +183,4 @@ async def closing(*engines: PostgresEngine) -> AsyncIterator[None]:
             await engine.close()
 
 
-__all__ = ["ROLE", "Secret", "Site", "closing", "eventually", "fresh", "lease", "username"]
+__all__ = ["NEWEST", "ROLE", "Site", "aside", "closing", "eventually", "fresh", "lease", "username"]

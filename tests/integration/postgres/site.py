@@ -173,6 +173,19 @@ def aside(action: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
+def own_schema(site: Site) -> str:
+    """A schema where the group may create."""
+    site.as_admin("CREATE SCHEMA app", f'GRANT ALL ON SCHEMA app TO "{site.database.group}"')
+    return "app"
+
+
+def as_itself(site: Site, grant: Grant) -> psycopg.Connection[tuple[Any, ...]]:
+    """A session in which the user has left its group."""
+    session = site.log_in(grant)
+    session.execute("SET ROLE NONE")
+    return session
+
+
 @contextlib.asynccontextmanager
 async def closing(*engines: PostgresEngine) -> AsyncIterator[None]:
     """Close the engines after the block."""
@@ -181,6 +194,3 @@ async def closing(*engines: PostgresEngine) -> AsyncIterator[None]:
     finally:
         for engine in engines:
             await engine.close()
-
-
-__all__ = ["NEWEST", "ROLE", "Site", "aside", "closing", "eventually", "fresh", "lease", "username"]

@@ -47,8 +47,7 @@ def structure(tree: dict[str, Any], faults: Faults) -> model.Config:
             if not broken:
                 _remove(tree, path)
     else:
-        if not faults.broken:
-            return config
+        return config
     for table in faults.broken:
         _hollow(tree, table)
     config = _converter().structure(tree, model.Config)
@@ -77,7 +76,7 @@ def _hollow(tree: dict[str, Any], table: Path) -> None:
         return
     name: Any = table[1]
     container: Any = tree.get(group)
-    if group in _HOLLOW and (isinstance(container, list) or (isinstance(container, dict) and name in container)):
+    if isinstance(container, list) or (isinstance(container, dict) and name in container):
         container[name] = dict(_HOLLOW[group])
 
 

@@ -49,8 +49,6 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     """The member of `known` that `word` is most likely a misspelling of."""
     import difflib  # only a mistake needs it
 
-    if len(word) > _MAX_SHOWN:
-        return None
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.75)), None)
 
 
@@ -96,7 +94,7 @@ def boolean(value: Any, _: Any) -> bool:
 def choice(value: Any, literal: Any) -> Any:
     """One of a few words."""
     choices = [str(c) for c in get_args(literal)]
-    if isinstance(value, str) and value in choices:
+    if value in choices:
         return str(value)
     listed = ", ".join(f'"{c}"' for c in choices)
     text = f"must be one of {listed}" if len(choices) > 1 else f"must be {listed}"

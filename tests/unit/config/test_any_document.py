@@ -166,6 +166,7 @@ def test_any_bytes_and_any_text_are_a_config_or_a_list(text: str | bytes) -> Non
         "x = [" + "1," * 20_000 + "]",
         "\n".join(f"[role.r{n}]" for n in range(9_000)),
         "\n".join(f"k{n} = 1" for n in range(19_000)),
+        "[role.r]\n" + "\n".join(f"default_tt{n} = 1" for n in range(19_000)),
         "[role.r]\nupstream = 'x'\ngroup = 'g'\n[[template]]\ndestination = '/a'\nsource = '/b'\nroles = ["
         + ",".join(f"'n{n}'" for n in range(19_000))
         + "]",
@@ -179,6 +180,7 @@ def test_any_bytes_and_any_text_are_a_config_or_a_list(text: str | bytes) -> Non
         "a long array",
         "many roles",
         "many keys",
+        "many near keys",
         "many names",
         "slashes",
         "dollars",

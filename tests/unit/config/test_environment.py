@@ -119,6 +119,13 @@ def test_a_variable_in_an_unknown_table_is_named_beside_the_table() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", ["90", "5 minutes"])
+def test_a_variables_value_is_not_repeated_even_where_it_looks_harmless(value: str) -> None:
+    assert wrong(document(more_role='default_ttl = "${TTL}"'), {"TTL": value}) == [
+        f'{ROLE_PATH}.default_ttl: the value is not a duration; write it like "5m" or "1h30m"'
+    ]
+
+
 # -- SecretHub's variables ---------------------------------------------------------------------------------------------
 
 TWO = f"""
@@ -184,6 +191,8 @@ COUNT = "LEASE_RENEWAL_RETRIES: comes from the environment and is not a whole nu
         ("LEASE_RENEWAL_THRESHOLD", "1.5", SHARE),
         ("LEASE_RENEWAL_THRESHOLD", "-0.5", SHARE),
         ("LEASE_RENEWAL_THRESHOLD", "nan", SHARE),
+        ("LEASE_RENEWAL_THRESHOLD", "0.3x", SHARE),
+        ("LEASE_RENEWAL_THRESHOLD", "3e-1", SHARE),
         ("LEASE_RENEWAL_THRESHOLD", "", SHARE),
         ("LEASE_RENEWAL_THRESHOLD", ".", SHARE),
         (

@@ -112,6 +112,11 @@ SHAPES = {
         "vault: unknown key; known here: agent, listener, postgresql, role, template, template_config",
     ),
     "a key of strange characters": (document(top='"a\\nb\\"" = 1'), '"a\\u000ab\\"": unknown key; known here: agent, '),
+    "a key beyond the first plane": (
+        document(top='"\\U000E0001" = 1'),
+        '"\\U000e0001": unknown key; known here: agent, ',
+    ),
+    "a key without end": (document(top="k" * 300 + " = 1"), '"' + "k" * 255 + '…": unknown key; known here: agent, '),
     "a missing key": (document(server='dbname = "app"\nuser = "u"'), "postgresql.host: is required"),
     "no database": (document(server='host = "db"\nuser = "u"'), "postgresql.dbname: is required"),
     "no user": (document(server='host = "db"\ndbname = "app"'), "postgresql.user: is required"),
@@ -132,6 +137,10 @@ SHAPES = {
     ),
     "a duration that could be anything": (
         document(more_role='default_ttl = "4f8a9c2d"'),
+        f'{ROLE_PATH}.default_ttl: the value is not a duration; write it like "5m" or "1h30m"',
+    ),
+    "a duration of many digits": (
+        document(more_role=f'default_ttl = "{"1" * 41}"'),
         f'{ROLE_PATH}.default_ttl: the value is not a duration; write it like "5m" or "1h30m"',
     ),
     "a duration beyond all bounds": (

@@ -39,6 +39,8 @@ SOUND = {
     "a socket of 100 bytes": with_socket(address=f'address = "/{"s" * 99}"'),
     "a description in another script": document(more_role='description = "読み取り\u3000専用"'),
     "SQL over several lines": document(more_role="creation_statements = ['''\nCREATE ROLE \"{{name}}\"\n''']"),
+    "a command over several lines": document(more_role='on_failed = ["/bin/sh", "-c", "a\\nb"]'),
+    "a role called token": role_named("a/creds/token"),
     "a role called sys": role_named("a/creds/sys"),
 }
 

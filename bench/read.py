@@ -198,14 +198,14 @@ def load(path: Path, connections: int, *, seconds: float = ROUND_SECONDS, reads:
     return Load(rate=len(latencies) / took, latencies=sorted(latencies))
 
 
-def _rss(pid: int) -> float:
+def rss(pid: int) -> float:
     """Resident memory in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _rss_row(name: str, servers: Sequence[tuple[Path, int]]) -> Row:
-    ours, plain = (_rss(pid) for _, pid in servers)
+    ours, plain = (rss(pid) for _, pid in servers)
     return Row(name=name, ours=ours, plain=plain, ratio=ours / plain)
 
 

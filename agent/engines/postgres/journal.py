@@ -56,14 +56,6 @@ class Mint:
     longest: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inserted:
-    """A fresh row: when it ends, and whether a role of its name exists already."""
-
-    expires: float
-    name_taken: bool
-
-
 class Journal:
     """The statements on one journal table."""
 
@@ -76,8 +68,8 @@ class Journal:
         """Whether this incarnation may touch the lease before its end."""
         return row.holder == self.holder and row.incarnation <= self.incarnation
 
-    async def insert(self, conn: Connection, mint: Mint) -> Inserted:
-        """Write the row of a lease that is about to be minted."""
+    async def insert(self, conn: Connection, mint: Mint) -> float:
+        """Write the row of a lease that is about to be minted; when it ends."""
         cursor = await conn.execute(
             self._sql(
                 "INSERT INTO {} (id, role, username, holder, incarnation, issued, expires, max_expires,"
@@ -87,8 +79,7 @@ class Journal:
                 " to_timestamp(ceil(extract(epoch FROM t.now) + %(longest)s::float8)),"
                 " %(requested)s::float8, %(granted)s::float8"
                 " FROM (SELECT clock_timestamp() AS now) t"
-                " RETURNING extract(epoch FROM expires)::float8,"
-                " EXISTS (SELECT FROM pg_roles WHERE rolname = %(username)s)"
+                " RETURNING extract(epoch FROM expires)::float8"
             ),
             {
                 "id": mint.id,
@@ -101,8 +92,7 @@ class Journal:
                 "requested": mint.requested_ttl,
             },
         )
-        expires, taken = await one(cursor)
-        return Inserted(expires=expires, name_taken=taken)
+        return float((await one(cursor))[0])
 
     async def entomb(self, conn: Connection, lease_id: str) -> bool:
         """Make sure that no lease can be minted under this id any more; False if one was, and has to be ended.

@@ -12,7 +12,7 @@ from agent.engines.postgres.journal import Journal, Mint
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Statement, Values, render
 from agent.engines.postgres.users import User, iso
-from agent.errors import Forbidden, NotFound, Unavailable
+from agent.errors import Forbidden, NotFound
 from agent.failpoints import Failpoint
 from agent.log import Event
 
@@ -33,14 +33,12 @@ async def mint(
         async with transaction(conn):
             if recipe.grants:
                 await journal.one_at_a_time(conn)
-            row = await journal.insert(conn, mint)
-            if row.name_taken:
-                raise Refused(Unavailable(f"{where}: the user name drawn exists already; the next try draws another"))
+            expires = await journal.insert(conn, mint)
             failpoints.reach(Failpoint.ISSUE_INSERTED)
-            values = Values(name=mint.username, password=verifier, expiration=iso(row.expires))
-            await _create(conn, recipe, values, row.expires, marker=marker, where=where)
+            values = Values(name=mint.username, password=verifier, expiration=iso(expires))
+            await _create(conn, recipe, values, expires, marker=marker, where=where)
             user = await users.look(conn, mint.username, marker)
-            _judge(conn, user, row.expires, where)
+            _judge(conn, user, expires, where)
             failpoints.reach(Failpoint.ISSUE_CREATED)
     except (psycopg.Error, Refused):
         await _roll_back(conn, recipe, mint.username)
@@ -79,7 +77,6 @@ async def run(conn: Connection, statements: Sequence[Statement], values: Values,
             raise Refused(error_of(exc, f"{where}: {key}[{index}]", secrets=(values.name,))) from None
     # They may have acted as another role, which is fine; we go on as ourselves.
     await conn.execute("RESET SESSION AUTHORIZATION")
-    await conn.execute("RESET ROLE")
 
 
 def _judge_group(group: User | None, name: str, where: str) -> None:

@@ -160,6 +160,15 @@ async def test_a_transaction_cancelled_between_two_statements_is_not_waited_for(
 
 
 @NEWEST
+async def test_a_connection_does_not_outlive_a_cancelled_call(own_site: Site):
+    conn = await Connection.connect(own_site.database.conninfo(), autocommit=True)
+
+    await given_up_after(conn.execute("SELECT pg_sleep(30)"), 0.1)
+
+    assert conn.closed
+
+
+@NEWEST
 async def test_an_issue_cancelled_before_its_commit_leaves_nothing(own_site: Site):
     site = own_site
     engine = site.engine()

@@ -88,6 +88,23 @@ async def test_a_grant_that_grants_nothing_is_a_failure(site: Site):
 
 
 @NEWEST
+async def test_rollback_statements_leave_no_setting_behind(site: Site):
+    roles = {
+        ROLE: site.role(),
+        "failing": site.role(
+            creation_statements=(CREATE, "SELECT nonsense"),
+            rollback_statements=("SET default_transaction_read_only = on",),
+        ),
+    }
+    engine = site.engine(roles, max_calls=1)
+
+    with pytest.raises(Forbidden):
+        await engine.issue("failing", fresh())
+
+    await engine.issue(ROLE, fresh())
+
+
+@NEWEST
 async def test_a_missing_right_is_said_in_the_server_s_words(site: Site):
     role = site.role(creation_statements=(CREATE, "COMMENT ON TABLE public.reports IS '{{name}}'"))
 
@@ -224,10 +241,12 @@ async def test_an_own_revocation_that_hangs_does_not_keep_the_user_alive(site: S
     engine = site.engine({ROLE: role})
     grant = await engine.issue(ROLE, fresh())
 
+    began = asyncio.get_running_loop().time()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await engine.revoke(grant.id)
 
+    assert asyncio.get_running_loop().time() - began < 0.7
     with pytest.raises(psycopg.OperationalError):
         site.log_in(grant)
     assert await eventually(lambda: site.exists(grant), within=1.0)

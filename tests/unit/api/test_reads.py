@@ -326,6 +326,23 @@ async def test_a_hundred_first_readers_get_one_answer_each_and_leaving_disturbs_
     assert len(set(bodies)) == 1
 
 
+async def test_the_waiting_of_a_reader_who_is_known_to_have_left_ends(world: World) -> None:
+    """A client that closes with an answer unread resets the connection, so that its leaving is seen at once."""
+    world.publish(LAZY)
+
+    async with world.serving():
+        _, writer = await asyncio.open_unix_connection(str(world.path))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(get(f"/v1/{LAZY}") + READ)
+        await asyncio.sleep(0.05)
+        before = [task for task in asyncio.all_tasks() if task.get_name() == "listener"]
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+
+        assert len(before) == 1
+        assert before[0].cancelled()
+
+
 async def test_a_lazy_role_is_obtained_because_somebody_asks(world: World) -> None:
     asked: list[float] = []
     world.report(Phase.IDLE, role=LAZY)

@@ -39,6 +39,19 @@ async def test_idle_connections_end_at_once(world: World) -> None:
         assert [await client.end() for client in (fast, slow, silent)] == [b""] * 3
 
 
+async def test_a_request_that_lies_in_the_socket_when_the_stop_begins_is_answered(world: World) -> None:
+    world.publish()
+    server = world.server()
+    await server.start()
+
+    async with world.client() as client:
+        await client.ask()
+        client.send(READ)
+        await server.stop(5.0)  # before the loop has looked at the socket
+
+        assert (await client.answer()).status == 200
+
+
 @pytest.mark.parametrize("handed_over", [False, True])
 async def test_a_waiting_reader_is_answered_before_the_end(world: World, handed_over: bool) -> None:
     server = world.server()

@@ -15,6 +15,7 @@ from agent.clock import Clock, wait_for
 from agent.errors import CredentialRefused, Forbidden, LeaseEnded, LeaseGone, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
+from agent.leases.calls import Calls
 from agent.leases.engine import Engine, Verify
 from agent.leases.failures import Failures
 from agent.leases.lease import Grant, Lease
@@ -74,7 +75,7 @@ class Renewer:
         on_failed: Callable[[str, str], None] = lambda role, error: None,
     ) -> None:
         self.role = role
-        self._engine = engine
+        self._calls = Calls(role, engine, verify, clock)
         self._cache = cache
         self._policy = policy
         self._clock = clock
@@ -210,13 +211,7 @@ class Renewer:
         began = self._clock.now()
         deadline = self._policy.deadline_for(self._view.current)
         try:
-            async with self._clock.timeout(deadline):
-                grant = await self._engine.issue(self.role, proposed)
-        except TimeoutError:
-            # The statement may still take effect: what we proposed is revoked until that is confirmed.
-            self._retirement.doom(proposed, began + deadline)
-            self._failed(Event.ISSUE_FAILED, _no_answer(deadline), began)
-            return
+            grant = await self._calls.issue(proposed, deadline)
         except UpstreamError as error:
             if error.outcome_unknown:
                 self._retirement.doom(proposed, began + deadline)
@@ -239,7 +234,8 @@ class Renewer:
                     f"{self.role}: the upstream grants {grant.ttl:g} s; less than {self._policy.min_ttl:g} s cannot be "
                     "renewed in time: raise the role's TTL"
                 )
-            verified = await self._tried(lease, publish_by)
+            until = verify_until(self._view, self._policy, self._clock.now(), lease, publish_by)
+            verified = await self._calls.tried(lease, until, self._policy.deadline_for(lease))
             reach(Failpoint.VERIFY_DONE)
             if self._clock.now() >= self._policy.served_until(lease):
                 raise Unavailable(f"{self.role}: verification took longer than the lease lives: raise the role's TTL")
@@ -254,18 +250,6 @@ class Renewer:
         finally:
             if not published:
                 self._retirement.doom(lease.id, lease.expires_at)
-
-    async def _tried(self, lease: Lease, publish_by: float) -> bool:
-        if self._verify is None:
-            return False
-        now = self._clock.now()
-        until = verify_until(self._view, self._policy, now, lease, publish_by)
-        try:
-            # The verifier keeps to `until` by itself; this holds even where its last attempt hangs.
-            async with self._clock.timeout(until - now + self._policy.deadline_for(lease)):
-                return await self._verify(lease.data, until)
-        except TimeoutError:
-            return False
 
     def _publish(self, lease: Lease, verified: bool) -> None:
         now = self._clock.now()
@@ -296,13 +280,8 @@ class Renewer:
 
     async def _renew(self, lease: Lease) -> None:
         began = self._clock.now()
-        deadline = self._policy.deadline_for(lease)
         try:
-            async with self._clock.timeout(deadline):
-                grant = await self._engine.renew(lease, lease.first.ttl)
-        except TimeoutError:
-            self._failed(Event.RENEW_FAILED, _no_answer(deadline), began)
-            return
+            grant = await self._calls.renew(lease, self._policy.deadline_for(lease))
         except (LeaseEnded, Forbidden) as error:
             self._cannot_renew(lease, error, began)
             return
@@ -368,7 +347,3 @@ class Renewer:
         error, now = self._failures.error, self._clock.now()
         status = status_of(self._view, self._policy, step, error=error, draining=draining, now=now)
         self._cache.report(self.role, status)
-
-
-def _no_answer(deadline: float) -> Unavailable:
-    return Unavailable(f"the upstream gave no answer within {deadline:.1f} s", unreachable=True, outcome_unknown=True)

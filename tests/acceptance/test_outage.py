@@ -22,7 +22,7 @@ from tests.acceptance.scenes import document, file_of, leased, place_of, role_of
 from tests.fix_postgres import Database, StartCluster, create_database
 
 STOPPED, KILLED, WELL = (f"database/creds/{name}" for name in ("stopped", "killed", "well"))
-TTL, MARGIN, OUTAGE = 20.0, 1.0, 12.0
+TTL, MARGIN, OUTAGE = 20.0, 2.0, 12.0
 PROMPT = 0.05
 EVERY = 0.1
 SLACK = 0.05
@@ -193,7 +193,7 @@ def test_an_outage_takes_nothing_away_before_its_time(
     run_agent: RunAgent, servers: dict[str, Database], place: Path
 ) -> None:
     """Promises 1, 3 and 7, R004-031, R004-038: stopped, killed, and a neighbour who notices nothing."""
-    text = three_roles(place, servers, default_ttl="20s", max_ttl="1h")
+    text = three_roles(place, servers, default_ttl="20s", max_ttl="1h", margin="2s")
     files = {role: place / "secrets" / role.rpartition("/")[2] for role in servers}
     agent = run_agent(text).wait_ready()
     outages: dict[str, Outage] = {}

@@ -233,15 +233,15 @@ def test_a_port_that_speaks_something_else_is_no_server(run_agent: RunAgent, dat
 
 def test_ambient_credentials_are_ignored_and_told(run_agent: RunAgent, database: Database, place: Path) -> None:
     """R004-037, R003-134: no static fallback; the names are logged, the values are not."""
-    agent = run_agent(
-        document(place, database),
-        environment={
-            "PGPASSWORD": "ambient-secret",
-            "PGHOST": "db.invalid",
-            "DATABASE_URL": "postgres://ambient-secret",
-        },
-    ).wait_ready()
+    ambient = {
+        "PGPASSWORD": "ambient-secret",
+        "PGHOST": "db.invalid",
+        "PGSERVICE": "nowhere",
+        "PGOPTIONS": "-c role=nobody_of_that_name",
+        "DATABASE_URL": "postgres://ambient-secret",
+    }
+    agent = run_agent(document(place, database), environment=ambient).wait_ready()
 
-    assert {line["name"] for line in agent.logged("ambient-ignored")} == {"PGPASSWORD", "PGHOST", "DATABASE_URL"}
+    assert {line["name"] for line in agent.logged("ambient-ignored")} == set(ambient)
     assert "ambient-secret" not in agent.stderr
     assert agent.read(ROLE)

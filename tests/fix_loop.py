@@ -30,3 +30,8 @@ def nothing_blocks() -> Iterator[None]:
             for file, name in _ALLOWED:
                 function.can_block_in(file, name)
         yield
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What libraries logged, less debug mode's remarks that a step took long: this machine may be busy."""
+    return [record.getMessage() for record in caplog.records if not record.getMessage().startswith("Executing <")]

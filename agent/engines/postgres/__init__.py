@@ -9,6 +9,7 @@ recipe statements tokens names scram      pure
 
 from collections.abc import Mapping
 
+from agent import log
 from agent.clock import Clock
 from agent.config.model import PostgreSQL, Role
 from agent.engines.postgres.engine import PostgresEngine, Swept
@@ -16,6 +17,13 @@ from agent.engines.postgres.journal import Row
 from agent.engines.postgres.names import name_mistake, prefix_mistake
 from agent.engines.postgres.recipe import check_statements, recipe
 from agent.errors import ConfigError
+from agent.log import Event
+
+_log = log.get(__name__)
+_DIRECT = (
+    "its statements grant privileges to each user: such users are made one at a time, and near 2,400 of them "
+    "PostgreSQL makes no more; grant to a group instead, and set `group`"
+)
 
 __all__ = ["PostgresEngine", "Row", "Swept", "build", "check_statements"]
 
@@ -46,6 +54,9 @@ def build(
     if mistakes:
         raise ConfigError(mistakes)
     recipes = {role_name: recipe(role_name, role) for role_name, role in roles.items()}
+    for one in recipes.values():
+        if one.grants:
+            _log.warning(Event.CONFIG_WARNING, upstream=name, role=one.name, warning=_DIRECT)
     return PostgresEngine(name, config, recipes, holder=holder, incarnation=incarnation, clock=clock)
 
 

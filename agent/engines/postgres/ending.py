@@ -11,7 +11,6 @@ each other at the row; the later one finds the work done.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import psycopg
@@ -33,6 +32,8 @@ from agent.log import Event
 
 _log = log.get(__name__)
 _PATIENCE = 5.0
+# A role's own statement that hangs must not keep its user, nor hold up the end of others.
+_OWN_TIMEOUT = "SET LOCAL statement_timeout = '2s'"
 _LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -69,6 +70,7 @@ class Ending:
         row = await self._shut(conn, lease_id, where=where, reap=reap)
         if row is None:
             return False
+        where = where if reap else f"{where} {row.role}"
         failpoints.reach(Failpoint.REVOKE_NOLOGIN)
         user = await users.look(conn, row.username, self._config.marker_group)
         if user is not None:
@@ -87,7 +89,7 @@ class Ending:
                 if reap:
                     return None
                 if not self._journal.mine(row):
-                    raise Refused(Forbidden(f"{where}: the lease was minted by another agent and has not ended"))
+                    raise Refused(Forbidden(f"{where} {row.role}: the lease was minted by another agent, and lives"))
             failpoints.reach(Failpoint.REVOKE_LOCKED)
             user = await self._guarded(conn, row, where)
             await self._journal.end(conn, row)
@@ -124,9 +126,11 @@ class Ending:
             return
         failed: list[str] = []
         async with transaction(conn):
-            if await self._journal.lock(conn, row.id, skip=reap) is None:
+            locked = await self._journal.lock(conn, row.id, skip=reap)
+            if locked is None or locked.revoked_at is not None:
                 return
             conn.soiled = True
+            await conn.execute(_OWN_TIMEOUT)
             for index, statement in enumerate(recipe.revocation):
                 try:
                     async with conn.transaction():  # a savepoint
@@ -190,11 +194,9 @@ class Ending:
         if not heritage.found:
             return
         await self._journal.one_at_a_time(conn)
-        async with AsyncExitStack() as stack:
-            for dbname in heritage.elsewhere:
-                other = await stack.enter_async_context(self._connections.elsewhere(dbname))
-                async with transaction(other):
-                    await users.disown(other, row.username, heir=heritage.heir)
+        for dbname in heritage.elsewhere:
+            async with self._connections.elsewhere(dbname) as other, transaction(other):
+                await users.disown(other, row.username, heir=heritage.heir)
         await users.disown(conn, row.username, heir=heritage.heir)
 
 

@@ -158,11 +158,14 @@ class Journal:
         return [_row(found) for found in await cursor.fetchall()]
 
     async def due(self, conn: Connection) -> list[tuple[str, str]]:
-        """Id and role of every lease that has ended and still has its user, the longest dead first."""
+        """Id and role of every lease that has ended and still has its user.
+
+        The latest dead come first: what could not be ended before does not hold them up.
+        """
         cursor = await conn.execute(
             self._sql(
                 "SELECT id::text, role FROM {} WHERE revoked_at IS NULL AND expires <= clock_timestamp()"
-                " ORDER BY expires"
+                " ORDER BY expires DESC"
             )
         )
         return [(lease_id, role) for lease_id, role in await cursor.fetchall()]

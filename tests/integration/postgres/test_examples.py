@@ -4,8 +4,9 @@ import asyncio
 
 import psycopg
 import pytest
+import structlog
 
-from tests.integration.postgres.site import ROLE, Site, fresh
+from tests.integration.postgres.site import NEWEST, ROLE, Site, fresh
 
 CREATE = """CREATE USER "{{username}}" WITH PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';"""
 REVOKE = (
@@ -123,3 +124,28 @@ async def test_ten_users_with_direct_grants_are_made_and_ended_at_once(site: Sit
     await asyncio.gather(*(one.revoke(grant.id) for grant in grants))
 
     assert site.users() == set()
+
+
+@NEWEST
+async def test_a_role_with_direct_grants_is_warned_of(site: Site):
+    """D-19."""
+    with structlog.testing.capture_logs() as lines:
+        site.engine({"direct": site.role(**example(site, "GRANT USAGE ON SCHEMA public")), ROLE: site.role()})
+
+    ((event, role),) = [(line["event"], line["role"]) for line in lines]
+    assert (event, role) == ("config-warning", "direct")
+
+
+@NEWEST
+async def test_users_of_a_group_leave_no_trace_in_the_table_s_rights(site: Site):
+    """D-19: with direct grants the list of rights fills up."""
+    relacl = "SELECT relacl::text FROM pg_class WHERE relname = 'reports'"
+    before = site.database.execute(relacl)
+    engine = site.engine()
+
+    for _ in range(20):
+        grant = await engine.issue(ROLE, fresh())
+        assert site.database.execute(relacl) == before
+        await engine.revoke(grant.id)
+
+    assert site.database.execute("SELECT 1 FROM pg_auth_members WHERE member NOT IN (SELECT oid FROM pg_roles)") == []

@@ -8,14 +8,7 @@ import pytest
 
 from agent.config.model import Duration
 from tests.fix_postgres import superuser
-from tests.integration.postgres.site import (
-    NEWEST,
-    ROLE,
-    Site,
-    fresh,
-    lease,
-    username,
-)
+from tests.integration.postgres.site import NEWEST, ROLE, Site, as_itself, fresh, lease, own_schema, username
 
 
 async def test_the_sweep_ends_what_has_expired_with_its_sessions(any_site: Site):
@@ -49,6 +42,27 @@ async def test_one_lease_that_cannot_be_ended_does_not_hold_the_sweep_up(site: S
     (line,) = swept.failed
     assert line.startswith(f"postgresql: sweep {ROLE}: its user was made a superuser")
     assert username(stuck) not in line
+
+
+@NEWEST
+async def test_what_could_not_be_ended_before_does_not_hold_up_the_rest(site: Site):
+    schema = own_schema(site)
+    engine = site.engine()
+    stuck, fresher = await engine.issue(ROLE, fresh()), await engine.issue(ROLE, fresh())
+    site.as_admin(f'GRANT ALL ON SCHEMA {schema} TO "{username(stuck)}"')
+    with as_itself(site, stuck) as session:
+        session.execute(f"CREATE TABLE {schema}.made (n int)")
+    site.expire(stuck)
+    site.expire(fresher)
+    with superuser(site.database.cluster, site.database.dbname) as reader, reader.transaction():
+        reader.execute(f"SELECT * FROM {schema}.made")
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await engine.sweep()
+
+    assert site.exists(stuck)
+    assert not site.exists(fresher)
 
 
 @NEWEST

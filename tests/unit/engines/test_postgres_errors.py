@@ -3,7 +3,9 @@
 import psycopg
 import pytest
 
+from agent.config.model import PostgreSQL
 from agent.engines.postgres.errors import CommitFailed, Refused, translated
+from agent.engines.postgres.setup import prepare
 from agent.errors import Forbidden, LeaseGone, NotFound, Sealed, Unavailable, UpstreamError
 
 SECRETS = "v_app_x1 SELECT hunter2"
@@ -72,3 +74,17 @@ def test_what_the_engine_refuses_itself_goes_out_as_it_is():
 def test_an_exception_that_is_not_the_server_s_is_left_alone():
     with pytest.raises(KeyError), translated("postgresql"):
         raise KeyError("a bug")
+
+
+class OldServer:
+    """As much of a connection as is looked at before anything is asked."""
+
+    class pgconn:
+        server_version = 110022
+
+
+async def test_a_server_that_is_too_old_is_refused():
+    config = PostgreSQL(host="db", dbname="app", user="leasehold")
+
+    with pytest.raises(Forbidden, match="PostgreSQL 11: 13 to 18 are supported"), translated("postgresql"):
+        await prepare(OldServer(), config, "postgresql")  # type: ignore[arg-type]

@@ -9,27 +9,16 @@ from collections.abc import MutableMapping
 _PR_SET_DUMPABLE = 4
 
 AMBIENT = (
-    *(
-        "PGPASSWORD",
-        "PGPASSFILE",
-        "PGSERVICE",
-        "PGSERVICEFILE",
-        "PGSYSCONFDIR",
-        "PGOPTIONS",
-        "PGHOST",
-        "PGHOSTADDR",
-        "PGUSER",
-    ),
-    *("PGDATABASE", "PGPORT", "PGSSLMODE", "PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGREQUIREAUTH"),
     *("DB_PASSWORD", "DATABASE_URL", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE", "BAO_TOKEN", "BAO_ADDR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
 )
-"""Variables that libraries would pick up behind our back: a static fallback, or another server than the configured."""
+"""Variables that libraries would pick up behind our back: a static fallback, or another server than the configured.
+Beside them everything that begins with PG, which is libpq's."""
 
 
 def drop_ambient(environ: MutableMapping[str, str]) -> list[str]:
     """Remove ambient credentials and addresses from `environ`; the names of those that were there."""
-    found = [name for name in AMBIENT if name in environ]
+    found = [name for name in environ if name in AMBIENT or name.startswith("PG")]
     for name in found:
         del environ[name]
     return found

@@ -17,6 +17,7 @@ from agent.failpoints import Failpoint, reach
 from agent.leases.engine import Engine
 from agent.leases.lease import Lease
 from agent.leases.schedule import (
+    BACKOFF_FLOOR,
     CALL_DEADLINE,
     REVOKE_BUDGET,
     Retired,
@@ -71,12 +72,6 @@ class Retirement:
         now = self._clock.now()
         self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False))
 
-    def shorten(self, revoke_at: float) -> None:
-        """Bring every revocation that is later than `revoke_at` forward to it."""
-        moved = tuple(replace(each, revoke_at=min(each.revoke_at, revoke_at)) for each in self.retired)
-        self._view = replace(self._view, draining=moved)
-        self._wake.set()
-
     def _add(self, retired: Retired) -> None:
         self._view = replace(self._view, draining=(*self._view.draining, retired))
         self._wake.set()
@@ -107,15 +102,18 @@ class Retirement:
         now = self._clock.now()
         self._failures += 1
         self._failed_at.append(began)
-        delay = backoff(self._failures, self._random.random())
-        again = max(now + delay, within_budget(tuple(self._failed_at), now, REVOKE_BUDGET))
-        self._view = replace(self._view, revoke_not_before=again)
+        again = now + backoff(self._failures, self._random.random())
+        # Its turn comes again later: one lease that cannot be ended must not hold up the others.
+        self._drop(retired)
+        self._add(replace(retired, revoke_at=again))
+        window = within_budget(tuple(self._failed_at), now, REVOKE_BUDGET)
+        self._view = replace(self._view, revoke_not_before=max(window, now + BACKOFF_FLOOR))
         _log.warning(
             Event.REVOKE_FAILED,
             role=self.role,
             lease=log.lease_ref(retired.lease_id),
             error=error,
-            retry_in=round(again - now, 1),
+            retry_in=round(max(again, self._view.revoke_not_before) - now, 1),
         )
 
     async def _attempt(self, retired: Retired, deadline: float) -> str | None:

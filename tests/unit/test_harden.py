@@ -32,10 +32,10 @@ def test_a_hardened_process_dumps_no_core_and_is_closed_to_others_of_its_uid() -
 
 def test_ambient_credentials_are_dropped_and_named() -> None:
     """R004-037."""
-    environ = {"PGPASSWORD": "x", "VAULT_TOKEN": "y", "HOME": "/", "DB_PASSWORD": "z"}
+    environ = {"PGPASSWORD": "x", "VAULT_TOKEN": "y", "HOME": "/", "DB_PASSWORD": "z", "PGTZ": "x"}
 
     found = drop_ambient(environ)
 
-    assert sorted(found) == ["DB_PASSWORD", "PGPASSWORD", "VAULT_TOKEN"]
+    assert sorted(found) == ["DB_PASSWORD", "PGPASSWORD", "PGTZ", "VAULT_TOKEN"]
     assert environ == {"HOME": "/"}
     assert "DATABASE_URL" in AMBIENT

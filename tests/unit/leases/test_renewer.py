@@ -407,6 +407,29 @@ async def test_revocations_that_fail_are_repeated_at_a_bounded_pace(clock: FakeC
     assert max(sum(1 for s in starts if t - 60 < s <= t) for t in starts) <= 3
 
 
+async def test_a_lease_that_cannot_be_revoked_holds_up_no_other(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=100))
+    stuck: list[str] = []
+    honest = rig.engine.revoke
+
+    async def revoke(lease_id: str) -> None:
+        if lease_id in stuck:
+            raise Unavailable("prepared transactions keep it")
+        await honest(lease_id)
+
+    rig.engine.revoke = revoke  # type: ignore[method-assign]
+
+    async with running(rig):
+        stuck += rig.engine.live
+        rig.renewer.replace(revoke_after=0.0)
+        await clock.advance(1)
+        rig.renewer.replace(revoke_after=0.0)
+        await clock.advance(60)
+
+    assert len(rig.engine.revoked) == 1
+    assert stuck[0] not in rig.engine.revoked
+
+
 async def test_a_hanging_revocation_delays_no_renewal(clock: FakeClock) -> None:
     rig = Rig(clock, FakeEngine(clock, ttl=10, script=while_("revoke", lambda: True, 1e9)))
 

@@ -106,11 +106,7 @@ class Listener:
 
     def fault(self, bug: BaseException) -> None:
         """Say that we failed to answer, and where; never with what the exception says, which may quote a request."""
-        trace, place = bug.__traceback__, ""
-        while trace is not None:
-            place = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        _log.error(Event.HANDLER_FAILED, error=type(bug).__name__, reason=place)
+        _log.error(Event.HANDLER_FAILED, error=type(bug).__name__, reason=log.place_of(bug))
 
     # -- called by the server ---------------------------------------------------------------------------------------
 

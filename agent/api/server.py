@@ -99,17 +99,23 @@ class Server:
         )
         return await self._inner.open()
 
-    def stop_accepting(self) -> None:
+    async def stop_accepting(self) -> None:
         """No new connections from now on; those that are open go on."""
-        if self._server is not None:
-            self._server.close()
+        if self._server is None or self._binding is None or not self._server.is_serving():
+            return
+        # asyncio makes connections a turn after accepting them; closing its server in between would leave their
+        # clients with an open socket that nobody serves. So stop accepting first, let them be made, then close.
+        asyncio.get_running_loop().remove_reader(self._binding.sock)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._server.close()
 
     async def stop(self, deadline: float) -> None:
         """Stop accepting, answer what is due within `deadline` seconds, close every connection, remove the socket.
 
         Does nothing where `start` did not succeed; never raises.
         """
-        self.stop_accepting()
+        await self.stop_accepting()
         await self._listener.wind_down(deadline)
         if self._timekeeper is not None:
             self._timekeeper.cancel()

@@ -5,13 +5,12 @@ Stop: grace → not ready → stop accepting → finish in flight → revoke in 
 """
 
 import asyncio
-import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent import __version__, log
 from agent.api.access import AllowList, RoleAccess
@@ -19,20 +18,22 @@ from agent.api.health import Probes
 from agent.api.server import Server
 from agent.clock import Clock, wait_for
 from agent.config.model import Config, Role
-from agent.errors import UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.hook import run_hook
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
 from agent.leases.renewer import Renewer
-from agent.leases.schedule import CALL_DEADLINE, MIN_TTL, Policy
+from agent.leases.schedule import MIN_TTL, Policy
 from agent.log import Event
+from agent.offload import in_daemon_thread
+from agent.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from agent.engines.postgres import PostgresEngine
     from agent.files.files import Files
 
 _log = log.get(__name__)
+T = TypeVar("T")
 
 TICK = 5.0
 """The watchdog looks this often (seconds) whether the machine was suspended or the loop was stuck."""
@@ -94,6 +95,7 @@ class App:
         self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
         self._started = False
         self._stopping = False
+        self._ends_at = 0.0
         self._ticked_at = clock.now()
         self._hooks: set[asyncio.Task[None]] = set()
         self._min_ttl = min_ttl
@@ -148,9 +150,10 @@ class App:
         """
         _log.info(Event.STARTING, version=__version__, count=len(self._config.role))
         await self._listen()
+        crashed = False
         try:
-            await self._build()
-            crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
+            if await _unless(stop, self._build()):
+                crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
         finally:
             left = await self._end()
         return Ended(crashed=crashed, left=left)
@@ -163,15 +166,15 @@ class App:
                 workers = self._put_to_work(group)
                 workers.append(group.create_task(self._starting(on_started), name="starting"))
                 await self._until_stopped(stop, hurry)
-                self._stopping = True
+                self._begin_to_end()
                 reach(Failpoint.STOP_BEGUN)
                 if self._server is not None:
-                    await self._server.stop(min(2.0, self._config.agent.stop_timeout / 4))
+                    await self._server.stop(min(2.0, self._left() / 4))
                 for worker in workers:
                     worker.cancel()
         except* Exception as broken:  # noqa: BLE001 - whatever broke, the leases are still revoked; the exit code tells
             for error in _leaves(broken):
-                _log.error(Event.CRASHED, error=type(error).__name__, exc_info=error)
+                _log.error(Event.CRASHED, error=type(error).__name__, reason=log.place_of(error))
             crashed = True
         return crashed
 
@@ -193,12 +196,16 @@ class App:
                 files=self._file_states,
                 upstreams=self._upstream_states,
             ),
-            rotate=lambda role, after: self._renewers[role].replace(after),
+            rotate=self._rotate,
             required=self._required,
             version=__version__,
         )
         await self._server.start()
-        _log.info(Event.LISTENING, socket=unix.address)
+
+    def _rotate(self, role: str, revoke_after: float | None) -> None:
+        renewer = self._renewers.get(role)
+        if renewer is not None:  # before that the role's first credential is on its way anyway
+            renewer.replace(revoke_after)
 
     async def _build(self) -> None:
         """Engines, renewers and files: with their libraries, imported only now."""
@@ -234,13 +241,19 @@ class App:
         if config.template:
             from agent.files.files import Files
 
-            files = Files(config.template, config.template_config, config.role, self.cache, self._clock)
+            files = Files(
+                *(config.template, config.template_config, config.role, self.cache, self._clock),
+                run_blocking=in_daemon_thread,
+            )
             await files.prepare()
             self._files = files
 
     def _put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self._renewers.items()]
-        work += [group.create_task(self._sweep(name), name=f"sweep {name}") for name in self.engines]
+        for name, engine in self.engines.items():
+            interval = self._config.postgresql[name].cleanup_interval
+            sweeper = Sweeper(name, engine, self._circuits[name], self._clock, interval)
+            work.append(group.create_task(sweeper.run(), name=f"sweep {name}"))
         if self._files is not None:
             work.append(group.create_task(self._files.run(), name="files"))
         work.append(group.create_task(self._watch(), name="watchdog"))
@@ -261,27 +274,6 @@ class App:
         _log.info(Event.STOPPING, deadline=self._config.agent.stop_timeout)
         if grace > 0:
             await wait_for(self._clock, hurry, grace)
-
-    async def _sweep(self, name: str) -> None:
-        """Reap expired leases, ours and those of agents that are no more."""
-        engine, circuit = self.engines[name], self._circuits[name]
-        told: frozenset[str] = frozenset()
-        while True:
-            await self._clock.sleep(self._config.postgresql[name].cleanup_interval)
-            try:
-                async with self._clock.timeout(CALL_DEADLINE):
-                    swept = await circuit.through(engine.sweep)
-            except TimeoutError:
-                _log.warning(Event.SWEEP_FAILED, upstream=name, error=f"no answer within {CALL_DEADLINE:.0f} s")
-                continue
-            except UpstreamError as error:
-                _log.warning(Event.SWEEP_FAILED, upstream=name, error=str(error))
-                continue
-            for line in set(swept.failed) - told:
-                _log.warning(Event.SWEEP_FAILED, upstream=name, error=line)
-            told = frozenset(swept.failed)
-            if swept.reaped:
-                _log.info(Event.SWEPT, upstream=name, count=swept.reaped)
 
     async def _watch(self) -> None:
         """Timers do not count suspend, the dial does: when it ran ahead, everyone looks at the clock once."""
@@ -304,45 +296,67 @@ class App:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    def _begin_to_end(self) -> None:
+        """From now on the deadline runs."""
+        if not self._stopping:
+            self._stopping = True
+            self._ends_at = self._clock.now() + self._config.agent.stop_timeout
+
+    def _left(self) -> float:
+        """Seconds until the stop's deadline; a moment is always left, to try."""
+        return max(0.1, self._ends_at - self._clock.now())
+
     async def _end(self) -> list[str]:
         """Revoke, remove, close; what is left, a line each. Keeps to `stop_timeout` whatever hangs."""
-        self._stopping = True
-        budget = self._config.agent.stop_timeout
+        self._begin_to_end()
         left: list[str] = []
+        late = "the socket did not close in time"
         if self._server is not None:
-            await self._server.stop(0.0)
-        async with self._at_most(budget, left):
-            closing = [renewer.close(budget * 0.7) for renewer in self._renewers.values()]
-            for lines in await asyncio.gather(*closing):
-                left += lines
+            await self._within(self._left() / 4, self._server.stop(0.0), late, left)
+        await self._within(
+            self._left() * 0.8, self._revoke(self._left() * 0.7, left), "revocations took too long", left
+        )
         if self._files is not None:
-            left += await self._remove_files(self._files)
+            late = "files were not removed: their file system does not answer"
+            left += await self._within(self._left() / 2, self._files.remove(), late, left) or []
         for hook in list(self._hooks):
             hook.cancel()
-        await asyncio.gather(*self._hooks, return_exceptions=True)
-        for engine in self.engines.values():
-            with contextlib.suppress(TimeoutError):
-                async with self._clock.timeout(1.0):
-                    await engine.close()
+        closing = (engine.close() for engine in self.engines.values())
+        await self._within(self._left(), asyncio.gather(*closing, *self._hooks, return_exceptions=True), "", [])
         for line in left:
             _log.error(Event.LEFT_BEHIND, left=line)
         _log.info(Event.STOPPED, count=len(left))
         return left
 
-    async def _remove_files(self, files: "Files") -> list[str]:
-        try:
-            async with self._clock.timeout(self._config.agent.stop_timeout * 0.1):
-                return await files.remove()
-        except TimeoutError:
-            return ["the files: their file system did not answer in time; remove them by hand"]
+    async def _revoke(self, deadline: float, left: list[str]) -> None:
+        closing = (renewer.close(deadline) for renewer in self._renewers.values())
+        for lines in await asyncio.gather(*closing):
+            left += lines
 
-    @contextlib.asynccontextmanager
-    async def _at_most(self, budget: float, left: list[str]) -> AsyncIterator[None]:
+    async def _within(self, deadline: float, work: Awaitable[T], late: str, left: list[str]) -> T | None:
+        """What `work` returns; None, and `late` among what is left, where it takes longer than `deadline`."""
         try:
-            async with self._clock.timeout(budget * 0.8):
-                yield
+            async with self._clock.timeout(deadline):
+                return await work
         except TimeoutError:
-            left.append(f"revocations were cut off after {budget * 0.8:.0f} s; what is left ends with its TTL")
+            left.append(late)
+            return None
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work`, or leave it as soon as `stop` is set; whether it was done. What it raises is raised here."""
+    working = asyncio.create_task(work, name="starting up")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        for task in (working, stopped):
+            task.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)
 
 
 def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:

@@ -49,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as in `leasehold status | head -1`.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         return OK
+    except Exception as bug:  # noqa: BLE001 - a traceback would show what the exception says, which may be a secret
+        from agent.log import place_of
+
+        _say(f"a bug, please report it: {type(bug).__name__} at {place_of(bug)}")
+        return FAILED
 
 
 def _say(line: str) -> None:

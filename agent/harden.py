@@ -1,5 +1,6 @@
 """What the process gives up before it holds a first secret. Best effort on systems other than Linux, and says so."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -25,7 +26,7 @@ def drop_ambient(environ: MutableMapping[str, str]) -> list[str]:
 
 
 def harden() -> list[str]:
-    """No core dumps, no ptrace or /proc/<pid>/mem by others of our uid, nothing group- or world-readable by accident.
+    """No core dumps, no ptrace or /proc/<pid>/mem by others of our uid, nothing readable by accident; and room to work.
 
     Returns:
         What could not be done, one line each.
@@ -36,6 +37,11 @@ def harden() -> list[str]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
         problems.append(f"core dumps could not be switched off: {error}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A socket full of clients must not take the descriptors that our own logins need.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:

@@ -68,11 +68,20 @@ _FIELDS = frozenset(
     {
         *("role", "upstream", "lease", "error", "retry_in", "attempt", "ttl", "remaining", "expires_in", "verified"),
         *("reason", "path", "mode", "count", "socket", "host", "state", "deadline", "server", "signal", "took"),
-        *("version", "left", "warning", "uid", "gid", "pid", "operation", "name", "exc_info"),
-        *("event", "level", "timestamp", "part", "module", "func_name", "lineno", "exception"),
+        *("version", "left", "warning", "uid", "gid", "pid", "operation", "name"),
+        *("event", "level", "timestamp", "part", "module", "func_name", "lineno"),
     }
 )
 _KEY = os.urandom(16)
+
+
+def place_of(bug: BaseException) -> str:
+    """Where an exception was raised, innermost last: files and lines, never what it says, which may be a secret."""
+    places, trace = [], bug.__traceback__
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " > ".join(places[-6:])
 
 
 def lease_ref(lease_id: str) -> str:
@@ -86,8 +95,7 @@ def _guard(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapp
     for key, value in event_dict.items():
         if key not in _FIELDS:
             continue
-        plain = key == "exc_info" or isinstance(value, str | int | float | bool | None)
-        kept[key] = value if plain else f"<{type(value).__name__}>"
+        kept[key] = value if isinstance(value, str | int | float | bool | None) else f"<{type(value).__name__}>"
     name = event_dict.get("event")
     kept["event"] = name.value if isinstance(name, Event) else "unnamed"
     return kept
@@ -125,12 +133,8 @@ def configure(
     if level == "debug":
         where = structlog.processors.CallsiteParameter
         processors.append(structlog.processors.CallsiteParameterAdder([where.MODULE, where.FUNC_NAME, where.LINENO]))
-    # Tracebacks show code, never the values of local variables.
-    processors.append(structlog.processors.format_exc_info)
     processors.append(
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty())
     )
     structlog.configure(
         processors=processors,

@@ -15,6 +15,7 @@ from agent.clock import Clock
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache
 from agent.log import Event
+from agent.offload import in_daemon_thread
 
 if TYPE_CHECKING:
     from agent.api.routes import Inner, Routes
@@ -76,8 +77,10 @@ class Server:
             StartError: somebody listens there, or the place cannot be trusted; the text names the remedy.
         """
         config = self._config
-        self._binding = await asyncio.to_thread(
-            bind, Path(config.address), mode=config.socket_mode, user=config.socket_user, group=config.socket_group
+        self._binding = await in_daemon_thread(
+            lambda: bind(
+                Path(config.address), mode=config.socket_mode, user=config.socket_user, group=config.socket_group
+            )
         )
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._listener, sock=self._binding.sock)
@@ -124,7 +127,7 @@ class Server:
             await self._inner.close()
         if self._binding is not None:
             binding, self._binding = self._binding, None
-            await asyncio.to_thread(binding.release)
+            await in_daemon_thread(binding.release)
 
 
 def _import_routes() -> "tuple[type[Inner], type[Routes]]":

@@ -4,6 +4,8 @@ A rendering takes all its credentials at one moment, ends within a bound, and fa
 template, its line and the reason, and no value.
 """
 
+import os
+import stat
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -139,7 +141,11 @@ def _text(template: model.Template, max_size: int) -> str:
         return template.contents
     source = Path(template.source or "")
     try:
-        with source.open("rb") as file:
+        # Without waiting: a pipe in its place would hold up the start for ever.
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RenderError(f"source {source} is not a regular file")
             content = file.read(max_size + 1)
         if len(content) > max_size:
             raise RenderError(f"source {source} is longer than {max_size} bytes")

@@ -102,3 +102,19 @@ def test_a_lease_has_the_same_name_throughout_a_run_and_the_id_is_not_in_it() ->
     assert log.lease_ref("database/creds/a/1234") == log.lease_ref("database/creds/a/1234")
     assert log.lease_ref("a") != log.lease_ref("b")
     assert len(log.lease_ref("a")) == 8
+
+
+def test_a_crash_is_named_by_its_place_and_never_by_what_it_says() -> None:
+    """R004-034: the text of an exception may quote a secret."""
+
+    def fail() -> None:
+        raise ValueError("invalid literal: 'S3cret'")
+
+    try:
+        fail()
+    except ValueError as error:
+        place = log.place_of(error)
+
+    assert place.startswith("test_log.py:")
+    assert place.count("test_log.py") == 2
+    assert "S3cret" not in place

@@ -1,0 +1,48 @@
+"""The cleanup of one upstream's journal: expired leases are reaped, ours and those of agents that are no more."""
+
+from typing import TYPE_CHECKING
+
+from agent import log
+from agent.clock import Clock
+from agent.errors import UpstreamError
+from agent.leases.circuit import Circuit
+from agent.leases.schedule import CALL_DEADLINE
+from agent.log import Event
+
+if TYPE_CHECKING:  # psycopg is imported only after the socket listens
+    from agent.engines.postgres import PostgresEngine
+
+_log = log.get(__name__)
+
+
+class Sweeper:
+    """Sweeps `engine` every `interval` seconds, through its circuit."""
+
+    def __init__(self, name: str, engine: "PostgresEngine", circuit: Circuit, clock: Clock, interval: float) -> None:
+        self.name = name
+        self._engine = engine
+        self._circuit = circuit
+        self._clock = clock
+        self._interval = interval
+        self._told: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Sweep for ever; a sweep that fails is said, and the next one comes as ever."""
+        while True:
+            await self._clock.sleep(self._interval)
+            try:
+                async with self._clock.timeout(CALL_DEADLINE):
+                    await self._sweep()
+            except TimeoutError:
+                _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=f"no answer within {CALL_DEADLINE:.0f} s")
+            except UpstreamError as error:
+                _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=str(error))
+
+    async def _sweep(self) -> None:
+        swept = await self._circuit.through(self._engine.sweep)
+        failed = frozenset(swept.failed)
+        for line in sorted(failed - self._told):  # once each, not every ten seconds
+            _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=line)
+        self._told = failed
+        if swept.reaped:
+            _log.info(Event.SWEPT, upstream=self.name, count=swept.reaped)

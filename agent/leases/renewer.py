@@ -88,7 +88,8 @@ class Renewer:
         self._verify_every = verify_every
         self._wake = asyncio.Event()
         self._retirement = Retirement(role, engine, clock, self._random, on_revoked=self._wake.set)
-        self._view = RoleView(wanted=not lazy)
+        # A reader may have asked before we were there: the socket listens first.
+        self._view = RoleView(wanted=not lazy or cache.read_at(role) > -math.inf)
         self._gone = False
         self._revoke_after: float | None = None
         if lazy:
@@ -122,13 +123,17 @@ class Renewer:
             revoke_after: revoke the old one this many seconds after the new one is published; it only shortens.
         """
         _log.info(Event.REPLACING, role=self.role, reason="asked")
-        self._revoke_after = revoke_after
+        if revoke_after is not None:
+            self._revoke_after = min(revoke_after, self._revoke_after if self._revoke_after is not None else math.inf)
         self._view = replace(self._view, replace=True)
+        if self._lazy:
+            self._cache.demand(self.role, self._clock.now())
         self._wake.set()
 
     def recheck(self) -> None:
         """Look at the clock again: the machine was suspended, or its timers are late."""
         self._wake.set()
+        self._retirement.recheck()
 
     async def close(self, deadline: float) -> list[str]:
         """Withdraw the role and revoke all its leases within `deadline` seconds; `run` must have ended.
@@ -217,7 +222,8 @@ class Renewer:
                 self._retirement.doom(proposed, began + deadline)
             self._failed(Event.ISSUE_FAILED, error, began)
             return
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or a bug of ours: what may have been minted is revoked at the end all the same.
             self._retirement.doom(proposed, began + deadline)
             raise
         reach(Failpoint.ISSUE_ANSWERED)

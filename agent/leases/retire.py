@@ -19,11 +19,13 @@ from agent.leases.lease import Lease
 from agent.leases.schedule import (
     BACKOFF_FLOOR,
     CALL_DEADLINE,
+    RETRY_BUDGET,
     REVOKE_BUDGET,
     Retired,
     RoleView,
     backoff,
     due_revocations,
+    revocable_at,
     within_budget,
 )
 from agent.log import Event
@@ -72,6 +74,10 @@ class Retirement:
         now = self._clock.now()
         self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False))
 
+    def recheck(self) -> None:
+        """Look at the clock again."""
+        self._wake.set()
+
     def _add(self, retired: Retired) -> None:
         self._view = replace(self._view, draining=(*self._view.draining, retired))
         self._wake.set()
@@ -90,7 +96,7 @@ class Retirement:
             if due:
                 await self._revoke(due[0])
                 continue
-            times = [max(each.revoke_at, self._view.revoke_not_before) for each in self._view.draining]
+            times = [revocable_at(self._view, each) for each in self._view.draining]
             await wait_for(self._clock, self._wake, min(times) - now if times else None)
 
     async def _revoke(self, retired: Retired) -> None:
@@ -105,15 +111,17 @@ class Retirement:
         again = now + backoff(self._failures, self._random.random())
         # Its turn comes again later: one lease that cannot be ended must not hold up the others.
         self._drop(retired)
-        self._add(replace(retired, revoke_at=again))
-        window = within_budget(tuple(self._failed_at), now, REVOKE_BUDGET)
-        self._view = replace(self._view, revoke_not_before=max(window, now + BACKOFF_FLOOR))
+        self._add(replace(retired, revoke_at=again, tried=True))
+        times = tuple(self._failed_at)
+        first, more = (within_budget(times, now, budget) for budget in (REVOKE_BUDGET, RETRY_BUDGET))
+        floor = now + BACKOFF_FLOOR
+        self._view = replace(self._view, revoke_not_before=max(first, floor), again_not_before=max(more, floor))
         _log.warning(
             Event.REVOKE_FAILED,
             role=self.role,
             lease=log.lease_ref(retired.lease_id),
             error=error,
-            retry_in=round(max(again, self._view.revoke_not_before) - now, 1),
+            retry_in=round(max(again, self._view.again_not_before) - now, 1),
         )
 
     async def _attempt(self, retired: Retired, deadline: float) -> str | None:

@@ -44,6 +44,9 @@ WINDOW = 60.0
 CALL_BUDGET, REVOKE_BUDGET = 7, 3
 """Failed calls in any WINDOW per role: issues and renewals, and revocations. Together never more than ten."""
 
+RETRY_BUDGET = 2
+"""Of the failed revocations; the last one is kept for a lease that was not tried yet."""
+
 RENEW_BUDGET = 4
 """After this many of them no renewal is tried in that WINDOW: what is left is kept for issues, which bridge better."""
 
@@ -93,12 +96,17 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Retired:
-    """A lease to be revoked: replaced and draining, or doomed (refused, or an issue whose outcome is unknown)."""
+    """A lease to be revoked: replaced and draining, or doomed (refused, or an issue whose outcome is unknown).
+
+    Attributes:
+        tried: a revocation has failed; others go first.
+    """
 
     lease_id: str
     revoke_at: float
     ends_at: float
     published: bool
+    tried: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +117,8 @@ class RoleView:
         session_until: end of the login that the leases hang on.
         failures: failed attempts in a row.
         not_before: no call before this instant.
-        revoke_not_before: no revocation before this instant.
+        revoke_not_before: no revocation before this instant,
+        again_not_before: and none that has failed before before this one.
         renew_not_before: no renewal before this instant: too many calls have failed lately.
         wanted: somebody uses the role.
         replace: the current lease is to be replaced: gone, shortened, refused, or somebody asked.
@@ -121,6 +130,7 @@ class RoleView:
     failures: int = 0
     not_before: float = -math.inf
     revoke_not_before: float = -math.inf
+    again_not_before: float = -math.inf
     renew_not_before: float = -math.inf
     wanted: bool = True
     replace: bool = False
@@ -205,12 +215,16 @@ def next_step(view: RoleView, policy: Policy, now: float) -> Step:
     return Wait(until=min(renew_at, issue_at), then="renew" if renew_at < issue_at else "issue")
 
 
+def revocable_at(view: RoleView, retired: Retired) -> float:
+    """The instant from which `retired` may be revoked."""
+    held = view.again_not_before if retired.tried else view.revoke_not_before
+    return max(retired.revoke_at, held)
+
+
 def due_revocations(view: RoleView, now: float) -> tuple[Retired, ...]:
-    """The retired leases to revoke now, the ones that were never published first: nobody uses those."""
-    if now < view.revoke_not_before:
-        return ()
-    due = [retired for retired in view.draining if retired.revoke_at <= now]
-    return tuple(sorted(due, key=lambda retired: (retired.published, retired.revoke_at)))
+    """The retired leases to revoke now: those not tried yet first, and of those the ones that nobody has ever used."""
+    due = [retired for retired in view.draining if revocable_at(view, retired) <= now]
+    return tuple(sorted(due, key=lambda retired: (retired.tried, retired.published, retired.revoke_at)))
 
 
 def shortened(lease: Lease, grant: Grant) -> bool:

@@ -46,9 +46,9 @@ class Rig:
     splay: float = 0.0
     verify_every: float = 0.0
     seed: int = 1
+    cache: LeaseCache = field(default_factory=lambda: LeaseCache([ROLE]))
 
     def __post_init__(self) -> None:
-        self.cache = LeaseCache([ROLE])
         self.failed: list[str] = []
         self.renewer = Renewer(
             ROLE,

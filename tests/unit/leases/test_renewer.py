@@ -16,7 +16,9 @@ from agent.errors import (
     RateLimited,
     Unavailable,
 )
-from agent.leases.cache import Phase
+from agent.failpoints import Failpoint, armed
+from agent.leases.cache import LeaseCache, Phase
+from agent.leases.lease import Grant
 from agent.leases.schedule import Policy
 from tests.fakes import FakeClock, FakeEngine, settle
 from tests.unit.leases.builders import ROLE, Rig
@@ -372,6 +374,110 @@ async def test_the_status_counts_no_lease_that_is_revoked(clock: FakeClock) -> N
         assert rig.cache.status(ROLE).draining == 1
         await clock.advance(6)
         assert rig.cache.status(ROLE).draining == 0
+
+
+async def test_a_reader_who_asked_before_the_renewer_was_there_is_not_forgotten(clock: FakeClock) -> None:
+    """The socket listens first: an app that starts beside the agent asks within the first 100 ms."""
+    cache = LeaseCache([ROLE])
+    cache.demand(ROLE, clock.now())
+    await clock.advance(0.2)
+    rig = Rig(clock, FakeEngine(clock), lazy=True, cache=cache)
+
+    async with running(rig):
+        assert rig.generation != 0
+
+
+async def test_rotating_an_idle_lazy_role_obtains_it(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock), lazy=True)
+
+    async with running(rig):
+        rig.renewer.replace()
+        await settle()
+        assert rig.generation != 0
+
+
+async def test_the_soonest_revocation_that_was_asked_for_holds(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=600))
+
+    async with running(rig):
+        rig.engine.script = lambda op, n: DOWN
+        rig.renewer.replace(revoke_after=0.0)
+        await clock.advance(2)
+        rig.renewer.replace()
+        rig.engine.script = lambda op, n: None
+        await clock.advance(10)
+
+    assert len(rig.engine.revoked) == 1
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Failpoint.ISSUE_PROPOSED,
+        Failpoint.ISSUE_ANSWERED,
+        Failpoint.VERIFY_DONE,
+        Failpoint.PUBLISH_RECORDED,
+        Failpoint.PUBLISH_DONE,
+        Failpoint.RENEW_ANSWERED,
+        Failpoint.DRAIN_BEGUN,
+    ],
+)
+async def test_a_bug_on_any_edge_leaves_nothing_behind(clock: FakeClock, point: Failpoint) -> None:
+    """ADR 1: the part crashes, and the stop revokes whatever was minted."""
+    rig = Rig(clock, FakeEngine(clock, ttl=60, max_ttl=120))
+
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    with armed(point, bug):
+        task = asyncio.create_task(rig.renewer.run())
+        await clock.advance(200)
+    assert isinstance(task.exception(), ExceptionGroup)
+    left = await rig.renewer.close(5.0)
+
+    assert left == []
+    assert rig.engine.live == []
+
+
+async def test_a_bug_in_an_engine_leaves_nothing_behind(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock))
+    honest = rig.engine.issue
+
+    async def issue(role: str, proposed_id: str) -> Grant:
+        await honest(role, proposed_id)
+        raise RuntimeError("after the commit")
+
+    rig.engine.issue = issue  # type: ignore[method-assign]
+    task = asyncio.create_task(rig.renewer.run())
+    await settle()
+    assert task.done()
+    await rig.renewer.close(5.0)
+
+    assert task.exception() is not None
+    assert rig.engine.live == []
+
+
+async def test_a_lease_never_tried_is_revoked_although_others_use_up_the_budget(clock: FakeClock) -> None:
+    """`rotate --revoke-after 0s` after a leak must not wait for a lease that somebody keeps alive."""
+    rig = Rig(clock, FakeEngine(clock, ttl=1000))
+    stuck: list[str] = []
+    honest = rig.engine.revoke
+
+    async def revoke(lease_id: str) -> None:
+        if lease_id in stuck:
+            raise Unavailable("kept")
+        await honest(lease_id)
+
+    rig.engine.revoke = revoke  # type: ignore[method-assign]
+
+    async with running(rig):
+        stuck += rig.engine.live
+        rig.renewer.replace(revoke_after=0.0)
+        await clock.advance(30)
+        rig.renewer.replace(revoke_after=0.0)
+        await clock.advance(2)
+
+    assert len(rig.engine.revoked) == 1
 
 
 async def test_a_lazy_role_in_use_is_kept(clock: FakeClock) -> None:

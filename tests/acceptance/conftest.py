@@ -1,6 +1,7 @@
 """What every acceptance test gets: the newest PostgreSQL, a place in memory, and processes that are gone afterwards."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,13 @@ from tests.acceptance.harness import Agent, Program
 from tests.fix_postgres import MAJORS, binaries_of
 
 RunAgent = Callable[..., Agent]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> None:
+    """A shell's background job ignores Ctrl-C, and its children inherit that; those under test must hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

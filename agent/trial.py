@@ -43,7 +43,7 @@ async def try_roles(config: Config, clock: Clock, *, holder: str) -> AsyncIterat
 async def _try(name: str, role: Role, engine: Engine, verifier: LoginVerifier | None, clock: Clock) -> Tried:
     began = clock.now()
     proposed = str(uuid.uuid4())
-    step = "reach the server"
+    step = "log in and find the journal"
     verified = False
     try:
         async with clock.timeout(CALL_DEADLINE):

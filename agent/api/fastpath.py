@@ -159,7 +159,7 @@ class RoleReader:
         if not self._lines.wait((peer.uid, self.role, operation), now, _DENIED_INTERVAL):
             _log.warning(Event.DENIED, uid=peer.uid, gid=peer.gid, role=self.role, operation=operation)
         key = "allow" if operation == "read" else f"allow_{operation}"
-        remedy = f'add {key} = ["uid:{peer.uid}"] under [role.{json.dumps(self.role)}]'
+        remedy = f'add "uid:{peer.uid}" to {key} = [...] under [role.{json.dumps(self.role)}]'
         return error(403, f"uid {peer.uid} may not {operation} {self.role}: {remedy}")
 
 

@@ -36,6 +36,7 @@ from agent.dev.binaries import newest
 from agent.dev.cluster import Cluster
 from agent.errors import ConfigError, StartError
 from agent.harden import harden
+from agent.leases.schedule import MIN_TTL
 
 ROLE = "database/creds/app-readonly"
 TEMPLATE = """\
@@ -67,10 +68,11 @@ class Wishes:
 def run_dev(
     wishes: Wishes,
     *,
-    handle_signals: Callable[[asyncio.Event, asyncio.Event], None],
+    handle_signals: Callable[..., None],
     run_loop: Callable[[Coroutine[Any, Any, int]], int],
 ) -> int:
     """Run the demonstration until a signal; the process's exit code."""
+    _check(wishes)
     harden()
     terminal = sys.stdout.isatty() and not wishes.json
     tell: Callable[[str], None] = (lambda line: None) if wishes.json else (lambda line: print(line, flush=True))
@@ -78,16 +80,31 @@ def run_dev(
         binaries = newest()
         _configure_log(directory, quiet=terminal)
         tell(f"Starting {binaries} in a throwaway directory ...")
+        if not on_memory(directory):
+            tell(
+                f"Note: {directory} is not in memory, so the credential will be on disk; `leasehold run` refuses that."
+            )
         with Cluster(binaries) as cluster:
             prepared = database.prepare(cluster, cluster.password_file.parent)
             config = configuration(prepared, directory, wishes)
 
             async def serve() -> int:
                 stop, hurry = asyncio.Event(), asyncio.Event()
-                handle_signals(stop, hurry)
+                handle_signals(stop, hurry, terminal=True)
                 return await _Session(wishes, prepared, config, directory, terminal).run(stop, hurry)
 
             return run_loop(serve())
+
+
+def _check(wishes: Wishes) -> None:
+    """Refuse in the command's own words what the configuration would refuse in others."""
+    wrong = []
+    if wishes.ttl < MIN_TTL:
+        wrong.append(f"--ttl {format_duration(wishes.ttl)}: at least {format_duration(MIN_TTL)}")
+    if wishes.max_ttl < wishes.ttl:
+        wrong.append(f"--max-ttl {format_duration(wishes.max_ttl)}: at least --ttl, {format_duration(wishes.ttl)}")
+    if wrong:
+        raise ConfigError(wrong)
 
 
 def configuration(prepared: database.DevDatabase, directory: Path, wishes: Wishes) -> Config:
@@ -214,7 +231,7 @@ class _Session:
             f"  curl -s --unix-socket {unix.address} http://leasehold/v1/{ROLE}\n"
             f"  cat {path}\n"
             f"  {self._psql(path)}\n"
-            f"  {Path(sys.argv[0])} rotate app-readonly --socket {unix.address}\n\n"
+            f"  {Path(sys.argv[0]).absolute()} rotate app-readonly --socket {unix.address}\n\n"
             "Ctrl-C revokes everything and leaves nothing behind.\n",
             flush=True,
         )
@@ -267,7 +284,7 @@ def _directory(asked: Path | None) -> Iterator[Path]:
         new = not asked.exists()
         asked.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise StartError(f"--dir {asked}: {error.strerror}") from error
+        raise StartError(f"--dir {asked}: {error.strerror}: name a directory that can be made or written") from error
     directory = asked.resolve()
     yield directory
     for leftover in ("agent.log",):

@@ -165,11 +165,9 @@ class Retirement:
                 break
             await self._clock.sleep(delay)
         kind = "published" if retired.published else "never published"
-        left_for = max(0.0, retired.ends_at - self._clock.now())
-        return (
-            f"{self.role}: lease {log.lease_ref(retired.lease_id)} ({kind}) not revoked ({error}); "
-            f"it ends by itself in {left_for:.0f} s"
-        )
+        left_for = retired.ends_at - self._clock.now()
+        end = f"ends by itself in {left_for:.0f} s" if left_for > 0 else "has ended; a later sweep drops its user"
+        return f"{self.role}: lease {log.lease_ref(retired.lease_id)} ({kind}) not revoked ({error}); it {end}"
 
 
 def unique(retired: Sequence[Retired]) -> list[Retired]:

@@ -116,7 +116,7 @@ def test_a_stranger_is_told_which_line_would_let_him_in(run_agent: RunAgent, dat
 
     assert refused.status == rotation.status == 403
     assert f"uid {STRANGER}" in refused.error
-    assert f'allow = ["uid:{STRANGER}"]' in refused.error
+    assert f'add "uid:{STRANGER}" to allow' in refused.error
     assert f'[role."{ROLE}"]' in refused.error
     assert own.status == 200
     assert list(report["roles"]) == [LAZY]

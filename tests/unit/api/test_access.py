@@ -132,7 +132,7 @@ async def test_a_refusal_names_the_caller_and_the_line_to_add(
 
     me = os.getuid()
     assert answer.status == 403
-    assert answer.errors.endswith(f'add {line} = ["uid:{me}"] under [role."{OTHER}"]')
+    assert answer.errors.endswith(f'add "uid:{me}" to {line} = [...] under [role."{OTHER}"]')
     assert f"uid {me} may not" in answer.errors
     (denied,) = [line for line in lines if line["event"] == "denied"]
     assert (denied["uid"], denied["gid"], denied["role"]) == (me, os.getgid(), OTHER)

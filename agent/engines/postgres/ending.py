@@ -1,10 +1,14 @@
 """How a lease's user ends, step by step, so that each step holds whatever happens to the next.
 
-1. Under the row's lock: the lease's end comes forward to now and the user may log in no more. Committed before anything
-   else, or a client that reconnects in a loop would be back after every termination.
-2. Its sessions are terminated.
-3. The role's own revocation statements run, each by itself: one that fails is undone and reported, and ends nothing.
-4. Under the row's lock again: what it owns goes to its heir, its rights go, database by database; then the role itself.
+1. Under the row's lock: the lease's end comes forward to now. Committed by itself: whatever the user does to its own
+   role, the lease is renewed no more, and every sweep tries again to end it.
+2. Under the row's lock again: the user may log in no more. That comes before the next step, or a client that reconnects
+   in a loop would be back after every termination. The user can hold this up by an open transaction that has changed
+   its own password: then its sessions end first, again and again until the NOLOGIN sticks.
+3. Its sessions are terminated.
+4. The role's own revocation statements run, each by itself: one that fails is undone and reported, and ends nothing.
+5. Under the row's lock again: what it owns goes to its heir, its rights go, database by database; then the role itself.
+   A session of somebody else that holds a lock there is named; it is not ours to end.
 
 A call that dies in between leaves an expired row, which the sweep of any agent takes up. Two callers at once wait for
 each other at the row; the later one finds the work done.
@@ -31,7 +35,13 @@ from agent.failpoints import Failpoint
 from agent.log import Event
 
 _log = log.get(__name__)
+# A sweep has other leases to end, and comes again soon.
 _PATIENCE = 5.0
+_PATIENCE_REAPING = 1.0
+_LOCK_WAIT = 0.5
+# Longer than deadlock_timeout, after which an autovacuum that is in the way gives up.
+_OBJECT_WAIT = 1.5
+_HELD_UP = {"55P03", "XX000"}  # XX000: the row was changed while we waited for it
 # A role's own statement that hangs must not keep its user, nor hold up the end of others.
 _OWN_TIMEOUT = "SET LOCAL statement_timeout = '2s'"
 _LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
@@ -71,6 +81,8 @@ class Ending:
         if row is None:
             return False
         where = where if reap else f"{where} {row.role}"
+        if not await self._lock_out(conn, row, where, reap=reap):
+            return False
         failpoints.reach(Failpoint.REVOKE_NOLOGIN)
         user = await users.look(conn, row.username, self._config.marker_group)
         if user is not None:
@@ -91,11 +103,37 @@ class Ending:
                 if not self._journal.mine(row):
                     raise Refused(Forbidden(f"{where} {row.role}: the lease was minted by another agent, and lives"))
             failpoints.reach(Failpoint.REVOKE_LOCKED)
-            user = await self._guarded(conn, row, where)
+            await self._guarded(conn, row, where)
             await self._journal.end(conn, row)
-            if user is not None:
-                await users.lock_out(conn, row.username, user)
         return row
+
+    async def _lock_out(self, conn: Connection, row: Row, where: str, *, reap: bool) -> bool:
+        """Step 2; False if another has done the rest meanwhile, or (reaping) is at it."""
+        end = self._clock.now() + (_PATIENCE_REAPING if reap else _PATIENCE)
+        by_force = False
+        while True:
+            try:
+                return await self._locked_out(conn, row, where, reap=reap, by_force=by_force)
+            except psycopg.DatabaseError as exc:
+                if exc.sqlstate not in _HELD_UP or conn.closed:
+                    raise
+            if self._clock.now() > end:
+                await self._unprepared(conn, row, f"{where}: its user can still log in")
+                raise Refused(Unavailable(f"{where}: a transaction that is not its user's keeps its role from NOLOGIN"))
+            by_force = True
+
+    async def _locked_out(self, conn: Connection, row: Row, where: str, *, reap: bool, by_force: bool) -> bool:
+        async with transaction(conn):
+            locked = await self._journal.lock(conn, row.id, skip=reap)
+            if locked is None or locked.revoked_at is not None:
+                return False
+            user = await self._guarded(conn, row, where)
+            if user is not None:
+                await users.wait_at_most(conn, _LOCK_WAIT)
+                if by_force:
+                    await users.throw_out(conn, row.username, user)
+                await users.lock_out(conn, row.username, user)
+        return True
 
     async def _guarded(self, conn: Connection, row: Row, where: str) -> User | None:
         """The lease's user, if there is one and it is ours to end."""
@@ -110,7 +148,7 @@ class Ending:
         return user
 
     async def _terminate(self, conn: Connection, user: User, where: str) -> None:
-        """Step 2: returns when no session is left."""
+        """Step 3: returns when no session is left."""
         end = self._clock.now() + _PATIENCE
         looks = 0
         while await users.terminate(conn, user):
@@ -120,7 +158,7 @@ class Ending:
             looks += 1
 
     async def _own_statements(self, conn: Connection, row: Row, *, reap: bool) -> None:
-        """Step 3."""
+        """Step 4."""
         recipe = self._recipes.get(row.role)
         if recipe is None or not recipe.revocation:
             return
@@ -149,15 +187,31 @@ class Ending:
             _log.warning(Event.UPSTREAM, upstream=self._upstream, role=role, warning="; ".join(failed))
 
     async def _remove(self, conn: Connection, row: Row, *, where: str, reap: bool) -> bool:
-        """Step 4."""
-        await self._unprepared(conn, row, where)
+        """Step 5."""
+        await self._unprepared(conn, row, f"{where}: its user can log in no more")
         heritage = await self._heritage(conn, row, where)
+        try:
+            return await self._drop(conn, row, heritage, where, reap=reap)
+        except psycopg.errors.LockNotAvailable as exc:
+            found, user = condition(exc), await users.look(conn, row.username, self._config.marker_group)
+        held = await users.holders(conn, user) if user is not None else []
+        raise Refused(
+            Unavailable(
+                f"{where}: its user can log in no more, but {found} for what its user left: "
+                f"{', '.join(held) or 'the lock is held by a transaction that cannot be seen'}; end that transaction"
+            )
+        )
+
+    async def _drop(self, conn: Connection, row: Row, heritage: "_Heritage", where: str, *, reap: bool) -> bool:
         async with transaction(conn):
             locked = await self._journal.lock(conn, row.id, skip=reap)
             if locked is None or locked.revoked_at is not None:
                 return False
             user = await self._guarded(conn, row, where)
             if user is not None:
+                if heritage.found:
+                    await self._journal.one_at_a_time(conn)
+                await users.wait_at_most(conn, _OBJECT_WAIT)
                 await self._disown(conn, row, heritage)
                 await users.terminate(conn, user)  # one that was logging in while we shut the door
                 await users.drop(conn, row.username)
@@ -172,7 +226,7 @@ class Ending:
         if prepared:
             raise Refused(
                 Unavailable(
-                    f"{where}: its user can log in no more, but prepared transactions keep it: {', '.join(prepared)}; "
+                    f"{where}, but prepared transactions keep it: {', '.join(prepared)}; "
                     "COMMIT PREPARED or ROLLBACK PREPARED them as a superuser"
                 )
             )
@@ -193,9 +247,9 @@ class Ending:
     async def _disown(self, conn: Connection, row: Row, heritage: "_Heritage") -> None:
         if not heritage.found:
             return
-        await self._journal.one_at_a_time(conn)
         for dbname in heritage.elsewhere:
             async with self._connections.elsewhere(dbname) as other, transaction(other):
+                await users.wait_at_most(other, _OBJECT_WAIT)
                 await users.disown(other, row.username, heir=heritage.heir)
         await users.disown(conn, row.username, heir=heritage.heir)
 

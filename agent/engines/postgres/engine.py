@@ -5,6 +5,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psycopg
+
 from agent import failpoints, log
 from agent.clock import Clock
 from agent.config.model import PostgreSQL
@@ -16,12 +18,13 @@ from agent.engines.postgres.journal import Journal, Mint, Row, server_time
 from agent.engines.postgres.minting import mint, run
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Values
-from agent.errors import Forbidden, LeaseGone, MaxTtlReached, NotFound, UpstreamError
+from agent.errors import Forbidden, LeaseGone, MaxTtlReached, NotFound, Unavailable, UpstreamError
 from agent.failpoints import Failpoint
 from agent.leases.lease import Grant, Lease, Secret
 from agent.log import Event
 
 _log = log.get(__name__)
+_RENEW_WAIT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +161,27 @@ class PostgresEngine:
         if user is None or not user.can_login:
             raise Refused(LeaseGone(f"{where}: its user was dropped or locked out by somebody else"))
         recipe = self._recipes.get(row.role)
+        # A user can hold its own role's row for as long as it likes; the connection has others to serve.
+        await users.wait_at_most(conn, _RENEW_WAIT)
         if recipe is None or not recipe.renewal:
-            await users.prolong(conn, row.username, expires)
+            await self._default_renewal(conn, row.username, expires, where)
             return
         values = Values(name=row.username, expiration=users.iso(expires))
         await run(conn, recipe.renewal, values, key="renewal_statements", where=where)
         user = await users.look(conn, row.username, self._config.marker_group)
         if user is None or user.ends is None or abs(user.ends - expires) > 0.001:
             raise Refused(Forbidden(f"{where}: renewal_statements did not set VALID UNTIL to '{{{{expiration}}}}'"))
+
+    async def _default_renewal(self, conn: Connection, username: str, expires: float, where: str) -> None:
+        try:
+            await users.prolong(conn, username, expires)
+        except psycopg.errors.LockNotAvailable:
+            raise Refused(
+                Unavailable(
+                    f"{where}: a transaction, most likely its user's own, keeps it from being renewed (ALTER ROLE on "
+                    "itself): end that transaction, or the lease is replaced"
+                )
+            ) from None
 
     async def revoke(self, lease_id: str) -> None:
         """End the lease and its user; one that is not known can never be issued any more.

@@ -4,6 +4,7 @@ Each function is one step on a connection whose transaction belongs to the calle
 and by oid in look-ups; both come from one read under the lease's row lock.
 """
 
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -76,6 +77,21 @@ WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = %s
 GROUP BY 1, 2 ORDER BY 1
 """
 
+_HOLDERS = """
+SELECT DISTINCT l.pid, coalesce(a.datname, '')
+FROM (
+  SELECT dbid, classid, objid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %(oid)s
+  UNION ALL
+  SELECT 0, 'pg_authid'::regclass, %(oid)s
+) d JOIN pg_locks l ON l.granted AND l.database = d.dbid AND CASE l.locktype
+    WHEN 'relation' THEN d.classid = 'pg_class'::regclass AND l.relation = d.objid
+    WHEN 'object' THEN l.classid = d.classid AND l.objid = d.objid END
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.pid IS DISTINCT FROM pg_backend_pid()
+  AND NOT coalesce(a.usename = current_user AND a.application_name = 'leasehold', false)
+ORDER BY 1 LIMIT 5
+"""
+
 
 async def look(conn: Connection, name: str, marker: str) -> User | None:
     """The role called `name`, None if there is none."""
@@ -134,6 +150,38 @@ async def terminate(conn: Connection, user: User) -> int:
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s", (user.oid,)
     )
     return int((await one(cursor))[0])
+
+
+async def throw_out(conn: Connection, name: str, user: User) -> None:
+    """Ask the server to end the user's sessions, inside a transaction of which nothing else may remain.
+
+    A login that may not signal them gets the right through a role of this moment. It does not join the user itself:
+    before PostgreSQL 15 the user may hold up whoever does that, by a GRANT of its own that it does not commit.
+    """
+    if user.ours:
+        await terminate(conn, user)
+        return
+    moment = f"leasehold_{secrets.token_hex(8)}"
+    await conn.execute("SAVEPOINT moment")
+    await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(moment)))
+    await take_rights(conn, moment)
+    await join(conn, moment, name)
+    await terminate(conn, user)
+    await conn.execute("ROLLBACK TO SAVEPOINT moment")
+
+
+async def wait_at_most(conn: Connection, seconds: float) -> None:
+    """Bound each wait for a lock in this transaction from here on; the row's lock is worth waiting for longer."""
+    await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{round(seconds * 1000)}ms")))
+
+
+async def holders(conn: Connection, user: User) -> list[str]:
+    """Who holds a lock on the user's role or on something of it, in any database; fit for a message."""
+    cursor = await conn.execute(_HOLDERS, {"oid": user.oid})
+    return [
+        "a prepared transaction" if pid is None else f"process {pid} in database {_plain(dbname)}"
+        for pid, dbname in await cursor.fetchall()
+    ]
 
 
 async def dependents(conn: Connection, user: User) -> list[Dependents]:

@@ -2,6 +2,7 @@
 
 engine      issue, renew, revoke, list, sweep, ping
 minting     how a user is made            ending   how it ends          users   the catalog statements of both
+sweeping    ends what has expired         backlog  what could not be ended
 journal     the table of leases           setup    its creation         heirs   who gets what a user owned
 connections login errors                  the way to the server and back
 recipe statements tokens names scram      pure
@@ -12,10 +13,11 @@ from collections.abc import Mapping
 from agent import log
 from agent.clock import Clock
 from agent.config.model import PostgreSQL, Role
-from agent.engines.postgres.engine import PostgresEngine, Swept
+from agent.engines.postgres.engine import PostgresEngine
 from agent.engines.postgres.journal import Row
 from agent.engines.postgres.names import name_mistake, prefix_mistake
 from agent.engines.postgres.recipe import check_statements, recipe
+from agent.engines.postgres.sweeping import Swept
 from agent.errors import ConfigError
 from agent.log import Event
 

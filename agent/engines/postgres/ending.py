@@ -42,8 +42,8 @@ _LOCK_WAIT = 0.5
 # Longer than deadlock_timeout, after which an autovacuum that is in the way gives up.
 _OBJECT_WAIT = 1.5
 _HELD_UP = {"55P03", "XX000"}  # XX000: the row was changed while we waited for it
-# A role's own statement that hangs must not keep its user, nor hold up the end of others.
-_OWN_TIMEOUT = "SET LOCAL statement_timeout = '2s'"
+# Own statements of a role that hang must not keep its user, nor hold up the end of others: seconds for all of them.
+_OWN_TIME = 2.0
 _LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -168,9 +168,10 @@ class Ending:
             if locked is None or locked.revoked_at is not None:
                 return
             conn.soiled = True
-            await conn.execute(_OWN_TIMEOUT)
+            end = self._clock.now() + _OWN_TIME
             for index, statement in enumerate(recipe.revocation):
                 try:
+                    await users.run_at_most(conn, end - self._clock.now())
                     async with conn.transaction():  # a savepoint
                         await conn.execute(render(statement, Values(name=row.username), conn))
                 except psycopg.DatabaseError as exc:

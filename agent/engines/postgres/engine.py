@@ -3,7 +3,6 @@
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import psycopg
 
@@ -18,28 +17,14 @@ from agent.engines.postgres.journal import Journal, Mint, Row, server_time
 from agent.engines.postgres.minting import mint, run
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Values
-from agent.errors import Forbidden, LeaseGone, MaxTtlReached, NotFound, Unavailable, UpstreamError
+from agent.engines.postgres.sweeping import Sweeper, Swept
+from agent.errors import Forbidden, LeaseGone, MaxTtlReached, NotFound, Unavailable
 from agent.failpoints import Failpoint
 from agent.leases.lease import Grant, Lease, Secret
 from agent.log import Event
 
 _log = log.get(__name__)
 _RENEW_WAIT = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Swept:
-    """What a sweep did.
-
-    Attributes:
-        reaped: leases that had expired and are ended now.
-        failed: one line for each that could not be ended.
-        strangers: roles in the marker group without a live row; they are never touched.
-    """
-
-    reaped: int
-    failed: tuple[str, ...]
-    strangers: int
 
 
 class PostgresEngine:
@@ -68,6 +53,14 @@ class PostgresEngine:
             journal=self._journal,
             connections=self._connections,
             recipes=recipes,
+            clock=clock,
+        )
+        self._sweeper = Sweeper(
+            config,
+            where=f"{name}: sweep",
+            journal=self._journal,
+            connections=self._connections,
+            ending=self._ending,
             clock=clock,
         )
 
@@ -214,29 +207,12 @@ class PostgresEngine:
                 return await self._journal.rows(conn, role=role, live_only=live_only)
 
     async def sweep(self) -> Swept:
-        """End every lease that has expired, whoever minted it, and forget rows past their retention.
+        """End leases that have expired, whoever minted them, for 8 s at most, and forget rows past their retention.
 
         Raises:
             UpstreamError: the server cannot be asked; a single lease that cannot be ended is in the answer instead.
         """
-        where = f"{self._name}: sweep"
-        with translated(where):
-            async with self._connections.use() as conn:
-                reaped, failed = 0, list[str]()
-                for lease_id, role in await self._journal.due(conn):
-                    try:
-                        reaped += await self._reap(conn, lease_id, f"{where} {role}")
-                    except UpstreamError as exc:
-                        if conn.closed:
-                            raise
-                        failed.append(str(exc))
-                await self._journal.forget(conn, self._config.journal_retention)
-                strangers = await self._journal.strangers(conn, self._config.marker_group)
-        return Swept(reaped=reaped, failed=tuple(failed), strangers=strangers)
-
-    async def _reap(self, conn: Connection, lease_id: str, where: str) -> bool:
-        with translated(where):
-            return await self._ending.end(conn, lease_id, where=where, reap=True)
+        return await self._sweeper.sweep()
 
     async def close(self) -> None:
         """Close every connection, one in use when its call ends; every later call fails."""

@@ -175,6 +175,12 @@ async def wait_at_most(conn: Connection, seconds: float) -> None:
     await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{round(seconds * 1000)}ms")))
 
 
+async def run_at_most(conn: Connection, seconds: float) -> None:
+    """Bound each statement of this transaction from here on; to a moment where no time is left."""
+    timeout = f"{max(10, round(seconds * 1000))}ms"
+    await conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(timeout)))
+
+
 async def holders(conn: Connection, user: User) -> list[str]:
     """Who holds a lock on the user's role or on something of it, in any database; fit for a message."""
     cursor = await conn.execute(_HOLDERS, {"oid": user.oid})

@@ -1,6 +1,7 @@
 """The sweep: it ends what has expired, whoever minted it, and nothing else."""
 
 import asyncio
+import contextlib
 import time
 
 import psycopg
@@ -63,6 +64,53 @@ async def test_what_could_not_be_ended_before_does_not_hold_up_the_rest(site: Si
 
     assert site.exists(stuck)
     assert not site.exists(fresher)
+
+
+@NEWEST
+async def test_leases_that_cannot_be_ended_never_keep_the_others_from_their_end(site: Site):
+    """Each sweep has ten seconds; whichever order the journal has, innocent leases stand behind stuck ones."""
+    engine = site.engine()
+    grants = [await engine.issue(ROLE, fresh()) for _ in range(11)]
+    innocent, stuck = (grants[0], grants[-1]), grants[1:-1]
+    for grant in grants:
+        site.expire(grant)
+    sweeps, reaped = 0, 0
+    with superuser(site.database.cluster, site.database.dbname) as holder, holder.transaction():
+        for grant in stuck:
+            holder.execute(f'ALTER ROLE "{username(grant)}" CONNECTION LIMIT 7')
+
+        while reaped < len(innocent) and sweeps < 4:
+            sweeps += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10.0):
+                    swept = await engine.sweep()
+                    reaped += swept.reaped
+
+    assert reaped == len(innocent)
+    assert len(swept.failed) == len(stuck)
+    assert not any(site.exists(grant) for grant in innocent)
+
+
+@NEWEST
+async def test_a_sweep_that_is_cancelled_begins_with_others_next_time(site: Site):
+    engine = site.engine()
+    late, stuck = await engine.issue(ROLE, fresh()), await engine.issue(ROLE, fresh())
+    site.expire(late)
+    site.expire(stuck)
+    with superuser(site.database.cluster, site.database.dbname) as holder, holder.transaction():
+        holder.execute(f'ALTER ROLE "{username(stuck)}" CONNECTION LIMIT 7')
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await engine.sweep()
+        began = time.monotonic()
+
+        swept = await engine.sweep()
+
+    assert time.monotonic() - began < 0.5
+    assert (swept.reaped, swept.failed) == (
+        1,
+        (f"postgresql: sweep {ROLE}: not ended within 4 s; it is tried again later",),
+    )
 
 
 @NEWEST

@@ -1,0 +1,97 @@
+"""The sweep: it ends what has expired, whoever minted it, within bounds of its own.
+
+A caller that cancelled a sweep would leave it where it stood, and the next would begin with the same leases. So a sweep
+takes no new lease after a while, gives none more than its time, and takes those that failed before last.
+"""
+
+from dataclasses import dataclass
+
+from agent.clock import Clock
+from agent.config.model import PostgreSQL
+from agent.engines.postgres.backlog import Backlog
+from agent.engines.postgres.connections import Connections
+from agent.engines.postgres.ending import Ending
+from agent.engines.postgres.errors import translated
+from agent.engines.postgres.journal import Journal
+from agent.errors import UpstreamError
+
+# Together well below the ten seconds that a call may take.
+_TAKING = 4.0
+_PER_LEASE = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep did.
+
+    Attributes:
+        reaped: leases that had expired and are ended now.
+        failed: one line for each that could not be ended, now or before.
+        strangers: roles in the marker group without a live row; they are never touched.
+    """
+
+    reaped: int
+    failed: tuple[str, ...]
+    strangers: int
+
+
+class Sweeper:
+    """Sweeps one journal."""
+
+    def __init__(
+        self,
+        config: PostgreSQL,
+        *,
+        where: str,
+        journal: Journal,
+        connections: Connections,
+        ending: Ending,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._where = where
+        self._journal = journal
+        self._connections = connections
+        self._ending = ending
+        self._clock = clock
+        self._backlog = Backlog()
+
+    async def sweep(self) -> Swept:
+        """End what has expired, as far as the time goes; the rest is the next sweep's.
+
+        Raises:
+            UpstreamError: the server cannot be asked.
+        """
+        stop_at = self._clock.now() + _TAKING
+        with translated(self._where):
+            async with self._connections.use() as conn:
+                due = await self._journal.due(conn)
+        reaped = 0
+        for lease_id, role in self._backlog.turn(due, self._clock.now()):
+            if self._clock.now() >= stop_at:
+                break
+            reaped += await self._reap(lease_id, f"{self._where} {role}")
+        with translated(self._where):
+            async with self._connections.use() as conn:
+                await self._journal.forget(conn, self._config.journal_retention)
+                strangers = await self._journal.strangers(conn, self._config.marker_group)
+        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers)
+
+    async def _reap(self, lease_id: str, where: str) -> bool:
+        """Whether it was ended, by us. A connection of its own, since running out of time closes it."""
+        self._backlog.begin(lease_id, self._clock.now())
+        self._backlog.explain(lease_id, f"{where}: not ended within {_PER_LEASE:g} s; it is tried again later")
+        try:
+            async with self._clock.timeout(_PER_LEASE):
+                with translated(where):
+                    async with self._connections.use() as conn:
+                        ended = await self._ending.end(conn, lease_id, where=where, reap=True)
+        except TimeoutError:
+            return False
+        except UpstreamError as exc:
+            self._backlog.explain(lease_id, str(exc))
+            if exc.unreachable:
+                raise
+            return False
+        self._backlog.ended(lease_id)
+        return ended

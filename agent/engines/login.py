@@ -104,7 +104,7 @@ async def log_in(target: Target, username: Secret, password: Secret, timeout: fl
     await load("agent.engines.postgres.login")
     try:
         conninfo = await _conninfo(target, username, password)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a label that is empty or too long
         return Failure(reason="the host name does not resolve")
     answer = await _once(conninfo, target.probe, timeout)
     if answer is None or answer.code or answer.reason:

@@ -22,6 +22,7 @@ _ALLOW = re.compile(r"any|[ug]id:(?:0|[1-9][0-9]{0,9})", re.ASCII)
 _LISTED = re.compile(r"[A-Za-z0-9._/-]{1,100}", re.ASCII)
 _MAX_ID = 2**32 - 2
 _MAX_IDENTIFIER = 63
+_MAX_LABEL = 63
 
 
 def at_least(place: Path, value: float | None, least: float) -> Problems:
@@ -113,6 +114,8 @@ def _host(place: Path, host: str) -> Problems:
         yield place, "is a URL or a connection string; write the host alone, the rest has keys of its own"
     elif not _HOST.fullmatch(host):
         yield place, "is no host name, no address and no absolute directory"
+    elif not all(0 < len(label) <= _MAX_LABEL for label in host.removesuffix(".").split(".")):
+        yield place, f"has a part between dots that is empty or longer than {_MAX_LABEL} characters"
 
 
 def _database(place: Path, name: str) -> Problems:

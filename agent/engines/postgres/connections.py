@@ -188,6 +188,8 @@ class Connections:
                 return await Connection.connect(autocommit=True, prepare_threshold=None, **said)
         except TimeoutError:
             raise psycopg.errors.ConnectionTimeout("connection timeout expired") from None
+        except (OSError, UnicodeError):  # UnicodeError: a host name with a label that is empty or too long
+            raise psycopg.OperationalError("could not resolve host name") from None
 
 
 async def _clean(conn: Connection) -> None:

@@ -74,6 +74,15 @@ async def test_a_database_that_does_not_exist_is_not_found(site: Site):
 
 
 @NEWEST
+@pytest.mark.parametrize("host", ["db..example.com", ".db", "d" * 64])
+async def test_a_host_that_no_resolver_takes_is_unreachable(site: Site, host):
+    with pytest.raises(Unavailable, match="cannot be reached") as caught:
+        await site.engine(host=host).issue(ROLE, fresh())
+
+    assert caught.value.unreachable
+
+
+@NEWEST
 async def test_a_server_that_is_not_there_is_unreachable(site: Site):
     with pytest.raises(Unavailable) as caught:
         await site.engine(port=1).ping()

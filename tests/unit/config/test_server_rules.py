@@ -14,6 +14,8 @@ from tests.unit.config.documents import (
     wrong,
 )
 
+LABEL_RULE = "has a part between dots that is empty or longer than 63 characters"
+
 RULES: dict[str, tuple[str, str]] = {
     # -- servers
     "an empty host": (
@@ -24,6 +26,10 @@ RULES: dict[str, tuple[str, str]] = {
     "a connection string as a host": (server_with(host="host=db port=5"), f"postgresql.host: {URL_RULE}"),
     "a user in a host": (server_with(host="me@db"), f"postgresql.host: {URL_RULE}"),
     "two hosts": (server_with(host="db1,db2"), f"postgresql.host: {HOST_RULE}"),
+    "a host with an empty label": (server_with(host="db..example.com"), f"postgresql.host: {LABEL_RULE}"),
+    "a host that begins with a dot": (server_with(host=".db"), f"postgresql.host: {LABEL_RULE}"),
+    "a host of nothing but a dot": (server_with(host="."), f"postgresql.host: {LABEL_RULE}"),
+    "a label of 64 characters": (server_with(host="d" * 64 + ".example.com"), f"postgresql.host: {LABEL_RULE}"),
     "a relative directory as a host": (server_with(host="run/db"), f"postgresql.host: {HOST_RULE}"),
     "a directory with dots as a host": (server_with(host="/run/../db"), f"postgresql.host: {PATH_RULE}"),
     "a URL as a database": (
@@ -119,3 +125,8 @@ RULES: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize(("text", "expected"), RULES.values(), ids=RULES.keys())
 def test_what_makes_no_sense_is_refused(text: str, expected: str) -> None:
     assert wrong(text) == [expected]
+
+
+@pytest.mark.parametrize("host", ["db", "db.example.com.", "d" * 63 + ".example.com", "10.0.0.7", "::ffff:10.0.0.7"])
+def test_a_host_that_a_resolver_takes_is_fine(host: str) -> None:
+    assert wrong(server_with(host=host)) == []

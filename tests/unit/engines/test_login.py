@@ -55,6 +55,13 @@ async def attempt(target: Target) -> Failure | None:
     return await asyncio.wait_for(log_in(target, USER, PASSWORD, 5.0), 10)
 
 
+@pytest.mark.parametrize("host", ["db..example.com", ".db", "d" * 64])
+async def test_a_host_that_no_resolver_takes_tells_nothing_of_the_credential(host):
+    failure = await attempt(Target(host=host, port=5432, dbname="app", sslmode="disable"))
+
+    assert failure == Failure(reason="the host name does not resolve")
+
+
 @pytest.mark.parametrize(
     ("code", "text", "refused"),
     [

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -82,6 +82,7 @@ class Cluster:
         directory: must be missing or empty, and is removed in the end; a new one under $TMPDIR by default.
         settings: server settings on top of the defaults.
         tcp: listen on 127.0.0.1; otherwise on the Unix socket only.
+        leavings: directories of this process that are removed too if it dies without tidying up.
     """
 
     host = "127.0.0.1"
@@ -94,11 +95,13 @@ class Cluster:
         *,
         settings: Mapping[str, str] = MappingProxyType({}),
         tcp: bool = True,
+        leavings: Sequence[Path] = (),
     ) -> None:
         self.major = binaries.major
         self.port = 0
         self.password = Secret(secrets.token_urlsafe(24))
         self._tcp = tcp
+        self._leavings = tuple(leavings)
         self._settings = {**_SETTINGS, **settings}
         self._home = Home(binaries, directory)
         self.directory = self._home.directory
@@ -223,7 +226,7 @@ class Cluster:
 
     def _watch(self) -> None:
         """Start the watchdog, before there is anything to watch."""
-        argv = [sys.executable, "-I", "-S", watchdog.__file__, *map(str, self._home.everything)]
+        argv = [sys.executable, "-I", "-S", watchdog.__file__, *map(str, (*self._home.everything, *self._leavings))]
         self._watchdog = subprocess.Popen(  # noqa: S603 - our own file
             argv,
             stdin=subprocess.PIPE,

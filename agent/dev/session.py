@@ -84,7 +84,7 @@ def run_dev(
             tell(
                 f"Note: {directory} is not in memory, so the credential will be on disk; `leasehold run` refuses that."
             )
-        with Cluster(binaries) as cluster:
+        with Cluster(binaries, leavings=[] if wishes.directory else [directory]) as cluster:
             prepared = database.prepare(cluster, cluster.password_file.parent)
             config = configuration(prepared, directory, wishes)
 

@@ -1,6 +1,7 @@
 """`leasehold dev`: one command shows it all, and nothing is left when it goes, however it goes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,27 @@ def test_kill_9_takes_the_server_along(place: Path, started: list[Program]) -> N
     dev.end()
 
     assert eventually(lambda: gone(pids, [data.parent for data in servers.values()]), within=30.0)
+
+
+def test_kill_9_takes_its_directory_in_memory_along(place: Path, started: list[Program]) -> None:
+    dev = Program([*OPTIONS, "--json"], place)
+    started.append(dev)
+    made = Path(announced(dev)["socket"]).parent
+
+    dev.end()
+
+    assert eventually(lambda: not made.exists(), within=30.0)
+
+
+def test_a_closed_terminal_ends_it(place: Path, started: list[Program]) -> None:
+    """SIGHUP: nobody could press Ctrl-C any more."""
+    dev = Program([*OPTIONS, "--json"], place)
+    started.append(dev)
+    made = Path(announced(dev)["socket"]).parent
+
+    os.kill(dev.pid, signal.SIGHUP)
+
+    assert eventually(lambda: not made.exists(), within=30.0)
 
 
 def test_what_it_prints_can_be_copied(place: Path, started: list[Program]) -> None:

@@ -47,7 +47,8 @@ def _listener(unix: UnixListener) -> Iterator[Problem]:
     yield from shapes.absolute(place, unix.address)
     if len(unix.address.encode()) > _MAX_ADDRESS:
         yield place, f"is longer than {_MAX_ADDRESS} bytes; the system allows a socket little more"
-    yield from shapes.mode((*_SOCKET, "socket_mode"), unix.socket_mode, needs=0o600)
+    # Connecting takes the right to write. The kernel names whoever connects, and `allow` decides.
+    yield from shapes.mode((*_SOCKET, "socket_mode"), unix.socket_mode, needs=0o600, public=True)
     yield from shapes.owner((*_SOCKET, "socket_user"), unix.socket_user)
     yield from shapes.owner((*_SOCKET, "socket_group"), unix.socket_group)
     yield from shapes.allow((*_SOCKET, "allow_admin"), unix.allow_admin)
@@ -106,8 +107,8 @@ def warnings(config: Config) -> Iterator[Problem]:
     unix = config.listener.unix
     if unix is None and not config.template:
         yield ("listener",), "is missing, and there is no [[template]]: credentials are obtained and handed to nobody"
-    if unix is not None and unix.socket_mode & 0o004:
-        yield (*_SOCKET, "socket_mode"), f'"{unix.socket_mode:04o}" lets everybody read'
+    if unix is not None and unix.socket_mode & 0o002:
+        yield (*_SOCKET, "socket_mode"), f'"{unix.socket_mode:04o}" lets everybody connect; `allow` alone decides then'
     if unix is not None and "any" in unix.allow_admin:
         yield (*_SOCKET, "allow_admin"), '"any" makes everybody who reaches the socket an operator'
     for n, template in enumerate(config.template):

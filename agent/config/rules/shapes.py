@@ -50,11 +50,11 @@ def absolute(place: Path, path: str | None) -> Problems:
         yield place, 'must be an absolute path without "." or "..", and without a "/" at its end'
 
 
-def mode(place: Path, bits: int, *, needs: int) -> Problems:
-    """Permission bits; `needs` are those its owner cannot do without."""
+def mode(place: Path, bits: int, *, needs: int, public: bool = False) -> Problems:
+    """Permission bits; `needs` are those its owner cannot do without, `public` lets everybody write."""
     if bits > 0o777:
         yield place, f'"{bits:04o}" has setuid, setgid or sticky bits; write nothing but permissions, such as "0440"'
-    elif bits & 0o002:
+    elif bits & 0o002 and not public:
         yield place, f'"{bits:04o}" lets everybody write; take away the last digit\'s 2'
     elif bits & needs != needs:
         yield place, f'"{bits:04o}" does not let the owner use it; at least "{needs:04o}"'

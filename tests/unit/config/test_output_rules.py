@@ -25,10 +25,6 @@ RULES: dict[str, tuple[str, str]] = {
         with_socket(address=f'address = "/{"s" * 100}"'),
         "listener.unix.address: is longer than 100 bytes; the system allows a socket little more",
     ),
-    "a socket for everybody": (
-        with_socket('socket_mode = "0666"'),
-        'listener.unix.socket_mode: "0666" lets everybody write; take away the last digit\'s 2',
-    ),
     "a sticky socket": (
         with_socket('socket_mode = "1660"'),
         f'listener.unix.socket_mode: "1660" {BITS_RULE}',

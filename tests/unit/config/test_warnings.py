@@ -61,9 +61,9 @@ WARNINGS = {
         document(rest=SOCKET + 'allow_admin = ["any"]'),
         'listener.unix.allow_admin: "any" makes everybody who reaches the socket an operator',
     ),
-    "a socket anybody may read": (
-        document(rest=SOCKET + 'socket_mode = "0664"'),
-        'listener.unix.socket_mode: "0664" lets everybody read',
+    "a socket for everybody": (
+        document(rest=SOCKET + 'socket_mode = "0666"'),
+        'listener.unix.socket_mode: "0666" lets everybody connect; `allow` alone decides then',
     ),
     "a file anybody may read": (
         document(rest=f'[[template]]\n{FILE}\nperms = "0444"'),

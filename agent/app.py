@@ -8,25 +8,30 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent import __version__, log
-from agent.api.access import AllowList, RoleAccess
+from agent.api.access import AllowList
 from agent.api.health import Probes
 from agent.api.server import Server
 from agent.clock import Clock, wait_for
-from agent.config.model import Config, Role
+from agent.config.model import Config
 from agent.failpoints import Failpoint, reach
 from agent.hook import run_hook
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
+from agent.leases.record import RoleRecord
 from agent.leases.renewer import Renewer
-from agent.leases.schedule import MIN_TTL, Policy
+from agent.leases.schedule import MIN_TTL
 from agent.log import Event
 from agent.offload import in_daemon_thread
+from agent.state import StateDir, boot_id
 from agent.sweeper import Sweeper
+from agent.tasks import leaves, unless
+from agent.translate import access_of, policy_of
 
 if TYPE_CHECKING:
     from agent.engines.postgres import PostgresEngine
@@ -52,33 +57,6 @@ class Ended:
     left: list[str] = field(default_factory=list)
 
 
-def policy_of(role: Role, *, min_ttl: float = MIN_TTL) -> Policy:
-    """The role's configuration as the scheduler's policy."""
-    return Policy(
-        threshold=role.lease_renewal_threshold,
-        overlap=role.overlap,
-        margin=role.margin,
-        drain=role.drain,
-        max_lifetime=role.max_lifetime if role.max_lifetime is not None else float("inf"),
-        min_ttl=min_ttl,
-        attempts=role.retries,
-    )
-
-
-def access_of(role: Role, own_uid: int) -> RoleAccess:
-    """Who may read and rotate the role, and what its answers add."""
-    place = role.connection
-    return RoleAccess(
-        read=AllowList.parse(role.allow, own_uid),
-        rotate=AllowList.parse(role.allow_rotate or (), own_uid),
-        rotate_min_interval=role.rotate_min_interval,
-        lazy=role.lazy,
-        connection=None
-        if place is None
-        else {"host": place.host, "port": place.port, "dbname": place.dbname, "sslmode": place.sslmode},
-    )
-
-
 class App:
     """One agent.
 
@@ -90,7 +68,7 @@ class App:
     def __init__(self, config: Config, *, clock: Clock, min_ttl: float = MIN_TTL, holder: str | None = None) -> None:
         self._config = config
         self._clock = clock
-        self._holder = holder or socket.gethostname()
+        self._holder = holder or config.agent.holder or socket.gethostname()
         self._random = random.SystemRandom()
         self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
         self._started = False
@@ -104,6 +82,8 @@ class App:
         self._circuits: dict[str, Circuit] = {}
         self._renewers: dict[str, Renewer] = {}
         self._files: Files | None = None
+        self._state: StateDir | None = None
+        self._left_behind: dict[str, RoleRecord] = {}
         self._server: Server | None = None
 
     # -- what health asks -------------------------------------------------------------------------------------------
@@ -152,7 +132,7 @@ class App:
         await self._listen()
         crashed = False
         try:
-            if await _unless(stop, self._build()):
+            if await unless(stop, self._build()):
                 crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
         finally:
             left = await self._end()
@@ -173,7 +153,7 @@ class App:
                 for worker in workers:
                     worker.cancel()
         except* Exception as broken:  # noqa: BLE001 - whatever broke, the leases are still revoked; the exit code tells
-            for error in _leaves(broken):
+            for error in leaves(broken):
                 _log.error(Event.CRASHED, error=type(error).__name__, reason=log.place_of(error))
             crashed = True
         return crashed
@@ -213,7 +193,7 @@ class App:
         from agent.engines.verify import LoginVerifier, targets_for
 
         config = self._config
-        incarnation = int(self._clock.wall() * 1000)
+        incarnation = await self._open_state(int(self._clock.wall() * 1000))
         for name, server in config.postgresql.items():
             roles = {n: r for n, r in config.role.items() if r.upstream == name}
             if not roles:
@@ -234,6 +214,8 @@ class App:
                 clock=self._clock,
                 verify=LoginVerifier(targets, self._clock) if targets else None,
                 lazy=role.lazy,
+                recorder=self._state,
+                adopted=self._left_behind.get(name),
                 splay=self._random.uniform(0.0, config.agent.start_splay),
                 verify_every=role.verify_every,
                 on_failed=self._failed,
@@ -247,6 +229,21 @@ class App:
             )
             await files.prepare()
             self._files = files
+
+    async def _open_state(self, least: int) -> int:
+        """Take over what the last incarnation recorded; the number of this one."""
+        agent = self._config.agent
+        if agent.state_dir is None:
+            return least
+        state = StateDir(Path(agent.state_dir), holder=self._holder, boot=boot_id(), allow_disk=agent.state_allow_disk)
+
+        def take_over() -> tuple[int, dict[str, RoleRecord]]:
+            incarnation = state.open(least)
+            return incarnation, {role: state.load(role) for role in self._config.role}
+
+        incarnation, self._left_behind = await in_daemon_thread(take_over)
+        self._state = state
+        return incarnation
 
     def _put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self._renewers.items()]
@@ -313,20 +310,27 @@ class App:
         late = "the socket did not close in time"
         if self._server is not None:
             await self._within(self._left() / 4, self._server.stop(0.0), late, left)
-        await self._within(
-            self._left() * 0.8, self._revoke(self._left() * 0.7, left), "revocations took too long", left
-        )
-        if self._files is not None:
+        if not self._handing_over:
+            late = "revocations took too long"
+            await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), late, left)
+        if self._files is not None and not self._handing_over:
             late = "files were not removed: their file system does not answer"
             left += await self._within(self._left() / 2, self._files.remove(), late, left) or []
         for hook in list(self._hooks):
             hook.cancel()
         closing = (engine.close() for engine in self.engines.values())
         await self._within(self._left(), asyncio.gather(*closing, *self._hooks, return_exceptions=True), "", [])
+        if self._state is not None:
+            self._state.close()
         for line in left:
             _log.error(Event.LEFT_BEHIND, left=line)
         _log.info(Event.STOPPED, count=len(left))
         return left
+
+    @property
+    def _handing_over(self) -> bool:
+        """Whether the next incarnation gets all: not where nothing records it."""
+        return self._config.agent.on_stop == "handover" and self._state is not None
 
     async def _revoke(self, deadline: float, left: list[str]) -> None:
         closing = (renewer.close(deadline) for renewer in self._renewers.values())
@@ -341,26 +345,3 @@ class App:
         except TimeoutError:
             left.append(late)
             return None
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do `work`, or leave it as soon as `stop` is set; whether it was done. What it raises is raised here."""
-    working = asyncio.create_task(work, name="starting up")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return True
-        return False
-    finally:
-        for task in (working, stopped):
-            task.cancel()
-        await asyncio.gather(working, stopped, return_exceptions=True)
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

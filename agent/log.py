@@ -38,6 +38,7 @@ class Event(StrEnum):
     ISSUE_FAILED = "issue-failed"
     VERIFY_FAILED = "verify-failed"
     PUBLISHED = "published"
+    ADOPTED = "adopted"
     RENEWED = "renewed"
     RENEW_FAILED = "renew-failed"
     REPLACING = "replacing"
@@ -61,6 +62,7 @@ class Event(StrEnum):
     ROTATE_ASKED = "rotate-asked"
     HANDLER_FAILED = "handler-failed"
     HOOK_FAILED = "hook-failed"
+    STATE_FAILED = "state-failed"
 
 
 # What an event may carry. A new field is added here, with a thought for what it could give away.

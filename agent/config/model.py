@@ -32,7 +32,11 @@ class Agent:
         log_level: least level that is logged.
         log_format: "auto" means text on a terminal, JSON elsewhere.
         start_splay: each role's first call is delayed by a random share of this, so that a fleet does not start as one.
-        on_stop: "revoke" ends every lease at an orderly stop.
+        on_stop: "revoke" ends every lease at an orderly stop; "handover" leaves all to the next incarnation.
+        state_dir: where live leases are recorded for the next incarnation; a memory volume of the agent alone. None:
+            nothing survives.
+        state_allow_disk: keep them there although it is not on a memory file system.
+        holder: whom the leases are issued for; the host's name (in a pod, the pod's) by default.
         stop_grace: after SIGTERM, go on serving and renewing this long (a plain sidecar's app is still draining).
         stop_timeout: the deadline for everything after the grace; what is left then is named. Kubernetes kills at 30 s.
     """
@@ -40,7 +44,10 @@ class Agent:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     start_splay: Duration = Duration(0.0)
-    on_stop: Literal["revoke"] = "revoke"
+    on_stop: Literal["revoke", "handover"] = "revoke"
+    state_dir: str | None = None
+    state_allow_disk: bool = False
+    holder: str | None = None
     stop_grace: Duration = Duration(0.0)
     stop_timeout: Duration = Duration(20.0)
 

@@ -112,10 +112,28 @@ class LeaseCache:
 
     # -- written by the Renewer -------------------------------------------------------------------------------------
 
-    def publish(self, role: str, lease: Lease, *, until: float, verified: bool, now: float, wall: float) -> Snapshot:
-        """Make `lease` what readers of `role` get from now on, under a new generation."""
+    def next_generation(self, role: str, wall: float) -> int:
+        """The generation that a credential published now would have: greater than every one before."""
+        return max(self._entries[role].generation + 1, int(wall * 1000))
+
+    def publish(
+        self,
+        role: str,
+        lease: Lease,
+        *,
+        until: float,
+        verified: bool,
+        now: float,
+        wall: float,
+        generation: int | None = None,
+    ) -> Snapshot:
+        """Make `lease` what readers of `role` get from now on.
+
+        Args:
+            generation: of a credential that was published before; a new one otherwise.
+        """
         entry = self._entries[role]
-        entry.generation = max(entry.generation + 1, int(wall * 1000))
+        entry.generation = self.next_generation(role, wall) if generation is None else generation
         entry.snapshot = Snapshot(
             role=role,
             lease=lease,

@@ -7,18 +7,20 @@ import asyncio
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock, wait_for
 from agent.errors import CredentialRefused, Forbidden, LeaseEnded, LeaseGone, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
-from agent.leases.cache import LeaseCache, Phase, RoleStatus
+from agent.leases.cache import LeaseCache
 from agent.leases.calls import Calls
+from agent.leases.counter import Counter
 from agent.leases.engine import Engine, Verify
 from agent.leases.failures import Failures
 from agent.leases.lease import Grant, Lease
+from agent.leases.record import Memory, Recorder, RoleRecord
 from agent.leases.retire import Retirement
 from agent.leases.reverify import verify_again
 from agent.leases.schedule import (
@@ -27,23 +29,16 @@ from agent.leases.schedule import (
     Policy,
     Release,
     Renew,
+    Retired,
     RoleView,
     Wait,
     next_step,
     shortened,
     verify_until,
 )
-from agent.leases.status import status_of
 from agent.log import Event
 
 _log = log.get(__name__)
-
-Record = Callable[[str, Lease], Awaitable[None]]
-"""Told of a lease before it is published, and of every renewal: what must survive a restart."""
-
-
-async def _record_nothing(role: str, lease: Lease) -> None:
-    return None
 
 
 class Renewer:
@@ -51,7 +46,8 @@ class Renewer:
 
     Args:
         verify: tries a new credential; None where there is nowhere to try it.
-        record: see Record.
+        recorder: keeps what must survive a restart; None where nothing does.
+        adopted: what the last incarnation left.
         lazy: obtain the role when somebody asks for it, let it go after one idle TTL.
         splay: seconds by which the first call is delayed.
         verify_every: try the published credential again this often; 0 means never.
@@ -67,7 +63,8 @@ class Renewer:
         policy: Policy,
         clock: Clock,
         verify: Verify | None = None,
-        record: Record = _record_nothing,
+        recorder: Recorder | None = None,
+        adopted: RoleRecord | None = None,
         rng: random.Random | None = None,
         lazy: bool = False,
         splay: float = 0.0,
@@ -77,10 +74,11 @@ class Renewer:
         self.role = role
         self._calls = Calls(role, engine, verify, clock)
         self._cache = cache
+        self._counter = Counter(role, cache, policy, clock)
         self._policy = policy
         self._clock = clock
         self._verify = verify
-        self._record = record
+        self._memory = Memory(role, recorder, adopted)
         self._random = rng or random.SystemRandom()
         self._failures = Failures(role, policy, self._random, on_failed)
         self._lazy = lazy
@@ -114,6 +112,7 @@ class Renewer:
                     refused=self._refused,
                 )
                 group.create_task(again, name=f"verify {self.role}")
+            await self._adopt(self._memory.newest)
             await self._keep()
 
     def replace(self, revoke_after: float | None = None) -> None:
@@ -141,13 +140,13 @@ class Renewer:
         Returns:
             What could not be revoked, a line each.
         """
-        self._cache.withdraw(self.role)
-        self._cache.report(self.role, RoleStatus(phase=Phase.STOPPED))
-        self._cache.on_demand(self.role, None)
+        self._counter.close()
         if self._view.current is not None:
             self._retirement.drain(self._view.current, self._clock.now())
             self._view = replace(self._view, current=None)
-        return await self._retirement.finish(deadline)
+        left = await self._retirement.finish(deadline)
+        await self._memory.keep(None, self._retirement.retired)
+        return left
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -156,6 +155,7 @@ class Renewer:
             self._wake.clear()
             now = self._clock.now()
             self._look(now)
+            await self._memory.keep(self._view.current, self._retirement.retired)
             step = next_step(self._view, self._policy, now)
             match step:
                 case Issue():
@@ -165,14 +165,15 @@ class Renewer:
                 case Release():
                     self._release(now)
                 case Wait():
-                    self._report(step)
+                    draining = len(self._retirement.retired)
+                    self._counter.report(self._view, step, error=self._failures.error, draining=draining)
                     await wait_for(self._clock, self._wake, self._delay(step.until, now))
 
     def _look(self, now: float) -> None:
         """Take note of what time alone has changed."""
         if self._lazy and self._view.wanted:  # once let go, only another reader makes it wanted again
             idle = self._view.current.first.ttl if self._view.current else CALL_DEADLINE
-            self._view = replace(self._view, wanted=now < self._cache.read_at(self.role) + idle)
+            self._view = replace(self._view, wanted=now < self._counter.asked_at + idle)
         current = self._view.current
         if current is not None and now >= current.expires_at:
             _log.warning(Event.EXPIRED, role=self.role, lease=log.lease_ref(current.id))
@@ -185,7 +186,7 @@ class Renewer:
         if current is not None:
             times += [t for t in (self._policy.served_until(current), current.expires_at) if t > now]
             if self._lazy:
-                times.append(self._cache.read_at(self.role) + current.first.ttl)
+                times.append(self._counter.asked_at + current.first.ttl)
         until = min(times)
         return None if until == math.inf else max(0.0, until - now)
 
@@ -193,14 +194,14 @@ class Renewer:
         if self._view.current is None and not self._view.wanted:
             self._view = replace(self._view, wanted=True)
             if not self._view.failures:
-                self._cache.report(self.role, RoleStatus(phase=Phase.STARTING, next_step="issue"))
+                self._counter.report_starting()
             self._wake.set()
 
     def _let_go(self, now: float) -> None:
         """Serve the current lease no more and have it revoked."""
         current = self._view.current
         if current is not None:
-            self._cache.withdraw(self.role)
+            self._counter.take_down()
             self._retirement.drain(current, now)
             self._view = replace(self._view, current=None)
 
@@ -208,10 +209,43 @@ class Renewer:
         self._let_go(now)
         self._view = replace(self._view, replace=False, failures=0, not_before=-math.inf)
 
+    # -- what survives a restart --------------------------------------------------------------------------------------
+
+    async def _adopt(self, left: RoleRecord) -> None:
+        """Take over what the last incarnation left: its credential goes on, if the upstream still knows it."""
+        now = self._clock.now()
+        self._retirement.restore(left.retired)
+        if left.proposed:
+            self._retirement.doom(left.proposed, now + CALL_DEADLINE)
+        if left.current is None:
+            return
+        if self._lazy:  # somebody had asked, and may still hold it
+            self._cache.demand(self.role, now)
+        self._view = replace(self._view, current=left.current, wanted=True)
+        self._look(now)
+        await self._ask_after(left.current)
+        if self._view.current is not None and not self._view.replace:
+            _log.info(Event.ADOPTED, role=self.role, lease=log.lease_ref(left.current.id))
+            self._counter.put_up(self._view.current, left)
+
+    async def _ask_after(self, lease: Lease) -> None:
+        """Renew a lease that was left, or try it where it cannot be renewed; what is dead is replaced."""
+        if self._view.current is None:
+            return
+        if lease.renewable:
+            await self._renew(lease)
+            return
+        deadline = self._policy.deadline_for(lease)
+        try:
+            await self._calls.tried(lease, self._clock.now() + deadline, deadline)
+        except CredentialRefused as error:
+            self._refused(lease, error)
+
     # -- issue ------------------------------------------------------------------------------------------------------
 
     async def _issue(self, step: Issue) -> None:
         proposed = str(uuid.uuid4())
+        await self._memory.keep(self._view.current, self._retirement.retired, proposed=proposed)
         reach(Failpoint.ISSUE_PROPOSED)
         began = self._clock.now()
         deadline = self._policy.deadline_for(self._view.current)
@@ -245,9 +279,10 @@ class Renewer:
             reach(Failpoint.VERIFY_DONE)
             if self._clock.now() >= self._policy.served_until(lease):
                 raise Unavailable(f"{self.role}: verification took longer than the lease lives: raise the role's TTL")
-            await self._record(self.role, lease)
+            record = self._with(lease, verified)
+            await self._memory.save(record)
             reach(Failpoint.PUBLISH_RECORDED)
-            self._publish(lease, verified)
+            self._publish(lease, record)
             published = True
         except CredentialRefused as error:
             self._failed(Event.VERIFY_FAILED, error, self._clock.now())
@@ -257,30 +292,30 @@ class Renewer:
             if not published:
                 self._retirement.doom(lease.id, lease.expires_at)
 
-    def _publish(self, lease: Lease, verified: bool) -> None:
-        now = self._clock.now()
-        old = self._view.current
-        until = self._policy.served_until(lease)
-        self._cache.publish(self.role, lease, until=until, verified=verified, now=now, wall=self._clock.wall())
-        reach(Failpoint.PUBLISH_DONE)
-        _log.info(
-            Event.PUBLISHED,
-            role=self.role,
-            lease=log.lease_ref(lease.id),
-            verified=verified,
-            expires_in=round(lease.expires_at - now, 1),
-        )
+    def _with(self, lease: Lease, verified: bool) -> RoleRecord:
+        """The role as it is once `lease` is published."""
+        now, old, retired = self._clock.now(), self._view.current, self._retirement.retired
         if old is not None:
-            self._retirement.drain(old, min(old.expires_at, *self._drain_ends(now)))
+            retired += (Retired.of(old, self._drained_at(old, now)),)
+        return self._counter.record_of(lease, verified=verified, retired=retired)
+
+    def _publish(self, lease: Lease, record: RoleRecord) -> None:
+        old = self._view.current
+        self._counter.put_up(lease, record)
+        now = self._clock.now()
+        if old is not None:
+            self._retirement.drain(old, self._drained_at(old, now))
         self._view = replace(self._view, current=lease, replace=False)
         self._gone = False
         self._revoke_after = None
         self._view = self._failures.cleared(self._view)
 
-    def _drain_ends(self, now: float) -> list[float]:
+    def _drained_at(self, old: Lease, now: float) -> float:
+        """When a replaced lease is revoked: at its end, or sooner where that was asked for or it is dead already."""
         if self._gone:
-            return [now]
-        return [now + after for after in (self._policy.drain, self._revoke_after) if after is not None] or [math.inf]
+            return now
+        afters = [after for after in (self._policy.drain, self._revoke_after) if after is not None]
+        return min([old.expires_at, *(now + after for after in afters)])
 
     # -- renew ------------------------------------------------------------------------------------------------------
 
@@ -300,23 +335,10 @@ class Renewer:
     async def _extend(self, lease: Lease, grant: Grant, began: float) -> None:
         now = self._clock.now()
         renewed = lease.renewed(grant, granted_at=began, answered_at=now, jitter=self._random.random())
-        await self._record(self.role, renewed)
         near_end = shortened(lease, grant)
         self._view = replace(self._view, current=renewed, replace=self._view.replace or near_end)
-        self._cache.renewed(
-            self.role,
-            renewed,
-            until=self._policy.served_until(renewed),
-            now=self._clock.now(),
-            wall=self._clock.wall(),
-        )
-        _log.info(
-            Event.RENEWED,
-            role=self.role,
-            lease=log.lease_ref(lease.id),
-            ttl=grant.ttl,
-            remaining=round(renewed.expires_at - now, 1),
-        )
+        await self._memory.keep(renewed, self._retirement.retired)
+        self._counter.prolong(renewed)
         if near_end:
             _log.info(Event.REPLACING, role=self.role, reason="max TTL is near")
         self._view = self._failures.cleared(self._view)
@@ -347,9 +369,3 @@ class Renewer:
             # The upstream has said that this credential is dead, and there is nothing to put in its place yet.
             self._let_go(now)
         self._view = self._failures.failed(self._view, event, error, began, now, slow=slow)
-
-    def _report(self, step: Wait) -> None:
-        draining = len(self._retirement.retired)
-        error, now = self._failures.error, self._clock.now()
-        status = status_of(self._view, self._policy, step, error=error, draining=draining, now=now)
-        self._cache.report(self.role, status)

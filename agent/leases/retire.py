@@ -60,7 +60,7 @@ class Retirement:
 
     def drain(self, lease: Lease, revoke_at: float) -> None:
         """Revoke `lease`, which readers may still hold, at `revoke_at`."""
-        self._add(Retired(lease_id=lease.id, revoke_at=revoke_at, ends_at=lease.expires_at, published=True))
+        self._add(Retired.of(lease, revoke_at))
         _log.info(
             Event.DRAINING,
             role=self.role,
@@ -77,6 +77,11 @@ class Retirement:
     def recheck(self) -> None:
         """Look at the clock again."""
         self._wake.set()
+
+    def restore(self, retired: Sequence[Retired]) -> None:
+        """Take over what an earlier incarnation had still to revoke."""
+        for each in retired:
+            self._add(each)
 
     def _add(self, retired: Retired) -> None:
         self._view = replace(self._view, draining=(*self._view.draining, retired))

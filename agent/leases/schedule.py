@@ -23,7 +23,7 @@ max TTL's end, the parent session's end and the role's own `max_lifetime`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.leases.lease import Grant, Lease
 
@@ -102,11 +102,16 @@ class Retired:
         tried: a revocation has failed; others go first.
     """
 
-    lease_id: str
+    lease_id: str = field(repr=False)
     revoke_at: float
     ends_at: float
     published: bool
     tried: bool = False
+
+    @classmethod
+    def of(cls, lease: Lease, revoke_at: float) -> "Retired":
+        """A published lease that drains until `revoke_at`."""
+        return cls(lease_id=lease.id, revoke_at=revoke_at, ends_at=lease.expires_at, published=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from agent import log
-from agent.app import App, access_of, policy_of
+from agent.app import App
 from agent.clock import SystemClock
 from agent.config.model import Agent, Config, Connection, Duration, PostgreSQL, Role, Template
 from agent.errors import ConfigError
 from agent.files.template import check_template
+from agent.translate import access_of, policy_of
 
 ROLE = "database/creds/app"
 

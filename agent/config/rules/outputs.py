@@ -37,6 +37,12 @@ def _process(config: Config) -> Iterator[Problem]:
     yield from shapes.between(("agent", "stop_timeout"), config.agent.stop_timeout, 1.0, 3600.0)
     yield from shapes.between(("agent", "stop_grace"), config.agent.stop_grace, 0.0, 86400.0)
     yield from shapes.between(("agent", "start_splay"), config.agent.start_splay, 0.0, 3600.0)
+    if config.agent.state_dir is not None:
+        yield from shapes.absolute(("agent", "state_dir"), config.agent.state_dir)
+    elif config.agent.on_stop == "handover":
+        yield ("agent", "on_stop"), 'is "handover", but nothing would be handed over: set state_dir'
+    if config.agent.holder == "":
+        yield ("agent", "holder"), "is empty: name the pod, or leave it out"
     table = config.template_config
     yield from shapes.between(("template_config", "render_interval"), table.render_interval, 1.0, 86400.0)
     yield from shapes.count(("template_config", "max_size"), table.max_size, 1, 16 << 20)

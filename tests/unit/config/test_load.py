@@ -179,7 +179,14 @@ SHAPES = {
         document(rest='[agent]\nlog_level = "INOF"'),
         'agent.log_level: must be one of "debug", "info", "warning", "error"; did you mean "info"?',
     ),
-    "a choice of one": (document(rest='[agent]\non_stop = "handover"'), 'agent.on_stop: must be "revoke"'),
+    "a choice of two": (
+        document(rest='[agent]\non_stop = "leave"'),
+        'agent.on_stop: must be one of "revoke", "handover"',
+    ),
+    "a handover of nothing": (
+        document(rest='[agent]\non_stop = "handover"'),
+        'agent.on_stop: is "handover", but nothing would be handed over: set state_dir',
+    ),
     "a choice that is no string": (
         document(more_role="profile = 3"),
         f'{ROLE_PATH}.profile: must be one of "short", "service", "batch"',

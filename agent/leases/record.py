@@ -1,0 +1,61 @@
+"""What must survive a restart of the agent, per role (ADR 1: where each state is recorded). No files here."""
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from agent.leases.lease import Lease
+from agent.leases.schedule import Retired
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleRecord:
+    """One role's leases at a moment.
+
+    Attributes:
+        current: what is published, or is about to be.
+        generation: of `current`.
+        verified: whether a login with `current` succeeded.
+        retired: what is still to be revoked.
+        proposed: the id of an issue under way: the next incarnation revokes it.
+    """
+
+    current: Lease | None = None
+    generation: int = 0
+    verified: bool = False
+    retired: tuple[Retired, ...] = ()
+    proposed: str = field(default="", repr=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to remember."""
+        return self.current is None and not self.retired and not self.proposed
+
+
+class Recorder(Protocol):
+    """Keeps records where the next incarnation finds them."""
+
+    async def save(self, role: str, record: RoleRecord) -> None:
+        """Remember `record` in place of the role's last one; when this returns, a crash loses nothing.
+
+        Never raises: what cannot be remembered is said, and the agent goes on.
+        """
+        ...
+
+
+class Memory:
+    """A role's newest record, saved only where it has changed."""
+
+    def __init__(self, role: str, recorder: Recorder | None, left: RoleRecord | None) -> None:
+        self.role = role
+        self.newest = left or RoleRecord()
+        self._recorder = recorder
+
+    async def save(self, record: RoleRecord) -> None:
+        """Remember `record`."""
+        if self._recorder is not None and record != self.newest:
+            await self._recorder.save(self.role, record)
+        self.newest = record
+
+    async def keep(self, current: Lease | None, retired: tuple[Retired, ...], *, proposed: str = "") -> None:
+        """Remember the role's present leases, and an issue about to begin."""
+        await self.save(replace(self.newest, current=current, retired=retired, proposed=proposed))

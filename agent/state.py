@@ -1,0 +1,225 @@
+"""`state_dir`: what the next incarnation of this holder takes over. On a memory volume of the agent alone.
+
+One file per role, with its leases and their secrets, written before each publish (0600 in a 0700 directory); one file
+with the holder and the newest incarnation. A lock keeps a second agent out. Instants are the dial's, which outlives a
+process but not a boot: a record of another boot names leases to revoke and nothing to serve.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent import atomicfile, log
+from agent.errors import StartError
+from agent.leases.lease import Grant, Lease, Secret
+from agent.leases.record import RoleRecord
+from agent.leases.schedule import Retired
+from agent.log import Event
+from agent.offload import in_daemon_thread
+
+_log = log.get(__name__)
+_VERSION = 1
+_LARGEST = 1 << 20
+
+
+class StateDir:
+    """A state directory. `open` it before anything else, `close` it last; both block.
+
+    Args:
+        boot: names the running boot; records of another are not served.
+        allow_disk: keep secrets there although it is no memory file system.
+    """
+
+    def __init__(self, path: Path, *, holder: str, boot: str, allow_disk: bool = False) -> None:
+        self._path = path
+        self._holder = holder
+        self._boot = boot
+        self._allow_disk = allow_disk
+        self._lock: int | None = None
+        self._saving: dict[str, asyncio.Lock] = {}
+
+    def open(self, least: int) -> int:
+        """Lock the directory; the number of this incarnation, at least `least` and greater than any before.
+
+        Raises:
+            StartError: another agent has it, or it is no place for secrets.
+        """
+        if not self._allow_disk and not atomicfile.on_memory(self._path):
+            raise StartError(
+                f"state_dir {self._path} is not on a memory file system: mount a tmpfs (emptyDir medium: Memory), "
+                "or set state_allow_disk = true"
+            )
+        atomicfile.own_directory(self._path, mode=0o700)
+        if self._path.stat().st_mode & 0o077:
+            raise StartError(f"state_dir {self._path} is open to others: chmod 0700 {self._path}")
+        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = None
+            raise StartError(f"state_dir {self._path} is in use by another agent: give each its own") from error
+        atomicfile.clear_stale_temps(self._path)
+        found = self._read(self._path / "holder.json")
+        before = found.get("incarnation") if found.get("holder") == self._holder else None
+        incarnation = max(least, before + 1) if isinstance(before, int) else least
+        self._write("holder.json", {"holder": self._holder, "incarnation": incarnation})
+        return incarnation
+
+    def load(self, role: str) -> RoleRecord:
+        """What was left of `role`; empty where nothing was, or it cannot be read (which is said)."""
+        path = self._file(role)
+        found = self._read(path)
+        if not found:
+            return RoleRecord()
+        try:
+            return _record(found, same_boot=found["boot"] == self._boot, holder=self._holder)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            _log.warning(Event.STATE_FAILED, role=role, path=str(path), error="not a record of this version: ignored")
+            return RoleRecord()
+
+    async def save(self, role: str, record: RoleRecord) -> None:
+        """See `agent.leases.record.Recorder`."""
+        async with self._saving.setdefault(role, asyncio.Lock()):
+            try:
+                await in_daemon_thread(lambda: self._save(role, record))
+            except OSError as error:
+                # A full volume must not take the credential away; only a crash now would lose the lease's record.
+                _log.warning(Event.STATE_FAILED, role=role, path=str(self._path), error=str(error.strerror))
+
+    def _save(self, role: str, record: RoleRecord) -> None:
+        path = self._file(role)
+        if record.empty:
+            atomicfile.remove(path)
+            return
+        self._write(path.name, {"boot": self._boot, "holder": self._holder, "role": role, **_plain(record)})
+
+    def close(self) -> None:
+        """Let go of the directory; records of what is still alive stay."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _file(self, role: str) -> Path:
+        return self._path / f"role-{hashlib.sha256(role.encode()).hexdigest()[:16]}.json"
+
+    def _write(self, name: str, document: Mapping[str, Any]) -> None:
+        data = json.dumps({"version": _VERSION, **document}).encode()
+        atomicfile.write(self._path / name, data, mode=0o600)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The document; empty where there is none of ours."""
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid == os.geteuid() and not status.st_mode & 0o077 and status.st_size <= _LARGEST:
+                    found = json.loads(file.read(_LARGEST))
+                    if isinstance(found, dict) and found.get("version") == _VERSION:
+                        return found
+        return {}
+
+
+def boot_id() -> str:
+    """Names the running boot; where the system does not say, every start is another one."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"unknown-{os.getpid()}"
+
+
+def _plain(record: RoleRecord) -> dict[str, Any]:
+    return {
+        "current": None if record.current is None else _plain_lease(record.current),
+        "generation": record.generation,
+        "verified": record.verified,
+        "retired": [
+            {
+                "id": r.lease_id,
+                "revoke_at": r.revoke_at,
+                "ends_at": r.ends_at,
+                "published": r.published,
+                "tried": r.tried,
+            }
+            for r in record.retired
+        ],
+        "proposed": record.proposed,
+    }
+
+
+def _plain_lease(lease: Lease) -> dict[str, Any]:
+    return {
+        "first": _plain_grant(lease.first),
+        "last": _plain_grant(lease.last),
+        "issued_at": lease.issued_at,
+        "granted_at": lease.granted_at,
+        "jitter": lease.jitter,
+        "assured_until": None if lease.assured_until == -math.inf else lease.assured_until,
+    }
+
+
+def _plain_grant(grant: Grant) -> dict[str, Any]:
+    return {
+        "id": grant.id,
+        "data": {name: value.reveal() for name, value in grant.data.items()},
+        "ttl": grant.ttl,
+        "renewable": grant.renewable,
+        "max_ttl": None if grant.max_ttl == math.inf else grant.max_ttl,
+    }
+
+
+def _record(found: Mapping[str, Any], *, same_boot: bool, holder: str) -> RoleRecord:
+    if found["holder"] != holder:
+        return RoleRecord()
+    current = None if found["current"] is None else _lease(found["current"])
+    retired = tuple(
+        Retired(
+            lease_id=str(r["id"]),
+            revoke_at=float(r["revoke_at"]),
+            ends_at=float(r["ends_at"]),
+            published=bool(r["published"]),
+            tried=bool(r["tried"]),
+        )
+        for r in found["retired"]
+    )
+    if not same_boot:
+        # Their instants mean nothing any more: whatever it was, it is revoked.
+        lost = (Retired(lease_id=current.id, revoke_at=0.0, ends_at=0.0, published=True),) if current else ()
+        retired = (*(Retired(lease_id=r.lease_id, revoke_at=0.0, ends_at=0.0, published=True) for r in retired), *lost)
+        return RoleRecord(retired=retired, proposed=str(found["proposed"]))
+    return RoleRecord(
+        current=current,
+        generation=int(found["generation"]),
+        verified=bool(found["verified"]),
+        retired=retired,
+        proposed=str(found["proposed"]),
+    )
+
+
+def _lease(found: Mapping[str, Any]) -> Lease:
+    kept = found["assured_until"]
+    return Lease(
+        first=_grant(found["first"]),
+        last=_grant(found["last"]),
+        issued_at=float(found["issued_at"]),
+        granted_at=float(found["granted_at"]),
+        jitter=float(found["jitter"]),
+        assured_until=-math.inf if kept is None else float(kept),
+    )
+
+
+def _grant(found: Mapping[str, Any]) -> Grant:
+    longest = found["max_ttl"]
+    return Grant(
+        id=str(found["id"]),
+        data={str(name): Secret(str(value)) for name, value in found["data"].items()},
+        ttl=float(found["ttl"]),
+        renewable=bool(found["renewable"]),
+        max_ttl=math.inf if longest is None else float(longest),
+    )

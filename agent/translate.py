@@ -1,0 +1,32 @@
+"""The configuration's words as the other rooms' values."""
+
+from agent.api.access import AllowList, RoleAccess
+from agent.config.model import Role
+from agent.leases.schedule import MIN_TTL, Policy
+
+
+def policy_of(role: Role, *, min_ttl: float = MIN_TTL) -> Policy:
+    """The role's configuration as the scheduler's policy."""
+    return Policy(
+        threshold=role.lease_renewal_threshold,
+        overlap=role.overlap,
+        margin=role.margin,
+        drain=role.drain,
+        max_lifetime=role.max_lifetime if role.max_lifetime is not None else float("inf"),
+        min_ttl=min_ttl,
+        attempts=role.retries,
+    )
+
+
+def access_of(role: Role, own_uid: int) -> RoleAccess:
+    """Who may read and rotate the role, and what its answers add."""
+    place = role.connection
+    return RoleAccess(
+        read=AllowList.parse(role.allow, own_uid),
+        rotate=AllowList.parse(role.allow_rotate or (), own_uid),
+        rotate_min_interval=role.rotate_min_interval,
+        lazy=role.lazy,
+        connection=None
+        if place is None
+        else {"host": place.host, "port": place.port, "dbname": place.dbname, "sslmode": place.sslmode},
+    )

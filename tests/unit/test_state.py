@@ -1,0 +1,149 @@
+import asyncio
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StartError
+from agent.leases.lease import Lease
+from agent.leases.record import RoleRecord
+from agent.leases.schedule import Retired
+from agent.state import StateDir, boot_id
+from tests.unit.leases.builders import lease
+
+ROLE = "database/creds/app"
+
+
+def opened(path: Path, *, holder: str = "web-0", boot: str = "b1", least: int = 5) -> tuple[StateDir, int]:
+    state = StateDir(path, holder=holder, boot=boot, allow_disk=True)
+    return state, state.open(least)
+
+
+def save(state: StateDir, record: RoleRecord) -> None:
+    asyncio.run(state.save(ROLE, record))
+
+
+def record(held: Lease | None = None) -> RoleRecord:
+    retired = Retired(lease_id="old", revoke_at=1.0, ends_at=2.0, published=True, tried=True)
+    return RoleRecord(current=held or lease(max_ttl=600), generation=7, verified=True, retired=(retired,), proposed="p")
+
+
+@pytest.mark.parametrize("max_ttl", [600.0, math.inf])
+def test_what_was_saved_is_loaded_by_the_next_incarnation(tmp_path: Path, max_ttl: float) -> None:
+    state, first = opened(tmp_path / "state")
+    kept = record(lease(max_ttl=max_ttl))
+    save(state, kept)
+    state.close()
+
+    again, second = opened(tmp_path / "state")
+
+    assert again.load(ROLE) == kept
+    assert again.load("database/creds/other") == RoleRecord()
+    assert second == first + 1
+    again.close()
+
+
+def test_secrets_are_for_the_agent_alone(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()}
+
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert set(modes.values()) == {0o600}
+    state.close()
+
+
+def test_an_empty_record_leaves_no_file(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    save(state, RoleRecord())
+
+    assert not list((tmp_path / "state").glob("role-*"))
+    state.close()
+
+
+def test_a_record_of_another_boot_is_revoked_and_not_served(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    state.close()
+
+    again, _ = opened(tmp_path / "state", boot="b2")
+    left = again.load(ROLE)
+
+    assert left.current is None
+    assert {each.lease_id for each in left.retired} == {"old", "lease-1"}
+    assert left.proposed == "p"
+    again.close()
+
+
+def test_a_record_of_another_holder_is_not_ours(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    state.close()
+
+    again, incarnation = opened(tmp_path / "state", holder="web-1", least=3)
+
+    assert again.load(ROLE) == RoleRecord()
+    assert incarnation == 3
+    again.close()
+
+
+def test_two_agents_do_not_share_a_state_directory(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+
+    with pytest.raises(StartError, match="in use by another agent"):
+        opened(tmp_path / "state")
+    state.close()
+
+
+def test_a_directory_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state").chmod(0o755)
+
+    with pytest.raises(StartError, match="chmod 0700"):
+        opened(tmp_path / "state")
+
+
+def test_a_disk_is_refused_unless_told(tmp_path: Path) -> None:
+    disk = Path(__file__).parent / "no-such-state"
+
+    with pytest.raises(StartError, match="state_allow_disk"):
+        StateDir(disk, holder="h", boot="b").open(1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 1}', b'{"version": 9}', b"[]", b"\xff" * 100])
+def test_what_cannot_be_read_is_ignored(tmp_path: Path, content: bytes) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    (path,) = (tmp_path / "state").glob("role-*")
+    path.write_bytes(content)
+
+    assert state.load(ROLE) == RoleRecord()
+    state.close()
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    (path,) = (tmp_path / "state").glob("role-*")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+
+    assert state.load(ROLE) == RoleRecord()
+    state.close()
+
+
+def test_a_full_volume_does_not_stop_the_agent(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path / "state")
+    os.rename(tmp_path / "state", tmp_path / "gone")
+
+    save(state, record())
+
+    state.close()
+
+
+def test_a_boot_has_a_name() -> None:
+    assert boot_id() == boot_id()
+    assert boot_id()

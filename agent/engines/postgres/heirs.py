@@ -10,15 +10,16 @@ from psycopg import sql
 
 from agent.engines.postgres.connections import Connection
 from agent.engines.postgres.errors import Refused
-from agent.engines.postgres.users import ORPHANED, take_rights
+from agent.engines.postgres.users import ORPHANED, REACHED, take_rights
 from agent.errors import Forbidden
 
-_LOOK = """
-SELECT r.rolcanlogin OR r.rolsuper OR r.rolcreaterole, pg_has_role(r.oid, 'USAGE'),
+_ABOUT = """
+SELECT r.rolcanlogin OR EXISTS (SELECT FROM reached JOIN powers USING (oid)), pg_has_role(r.oid, 'USAGE'),
   EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
     WHERE m.roleid = r.oid AND u.rolname <> current_user AND NOT u.rolsuper)
-FROM pg_roles r WHERE r.rolname = %s
+FROM pg_roles r WHERE r.rolname = %(name)s
 """
+_LOOK = REACHED + _ABOUT
 
 
 async def heir(conn: Connection, group: str | None, where: str) -> str:
@@ -48,11 +49,11 @@ async def _exists(conn: Connection, name: str) -> bool:
 
 
 async def fit(conn: Connection, name: str, *, alone: bool = False) -> bool:
-    """Whether the role may own what is left: nobody's login, not powerful, `alone` without members; ours then.
+    """Whether the role may own what is left: nobody's login, without any power, `alone` without members; ours then.
 
     Giving our login the role's rights, where it lacks them, needs no transaction either.
     """
-    found = await (await conn.execute(_LOOK, (name,))).fetchone()
+    found = await (await conn.execute(_LOOK, {"name": name})).fetchone()
     if found is None:
         return False
     powerful, ours, has_members = found

@@ -82,9 +82,12 @@ async def run(conn: Connection, statements: Sequence[Statement], values: Values,
 def _judge_group(group: User | None, name: str, where: str) -> None:
     if group is None:
         raise Refused(NotFound(f"{where}: its group {name} does not exist: CREATE ROLE {name} NOLOGIN"))
-    if group.can_login or group.superuser:
+    if group.can_login or group.privileged or group.reaches:
         raise Refused(
-            Forbidden(f"{where}: its group {name} has LOGIN or SUPERUSER: it would own what its users create")
+            Forbidden(
+                f"{where}: its group {name} has LOGIN, or has, by itself or a membership, {users.ATTRIBUTES}: its "
+                "users' sessions act as it; make it a plain NOLOGIN role"
+            )
         )
 
 
@@ -103,9 +106,9 @@ def _wrong(user: User | None, expires: float) -> str | None:
     if user.ends is None or abs(user.ends - expires) > 0.001:
         return "left VALID UNTIL at something else than '{{expiration}}'"
     if user.privileged:
-        return "gave SUPERUSER, CREATEROLE, CREATEDB, REPLICATION or BYPASSRLS, which no lease user may have"
+        return f"gave {users.ATTRIBUTES}, which no lease user may have"
     if user.reaches:
-        return "or group made it a member of a role with SUPERUSER or CREATEROLE"
+        return f"or group made it a member of a role with {users.ATTRIBUTES}"
     return None
 
 

@@ -25,7 +25,7 @@ class User:
     Attributes:
         ends: its VALID UNTIL as Unix time, None where it has none.
         privileged: SUPERUSER, CREATEROLE, CREATEDB, REPLICATION or BYPASSRLS.
-        reaches: it is, directly or not, a member of a role with SUPERUSER or CREATEROLE.
+        reaches: it is, directly or not, a member of a role with one of these: it can act as that role.
         marked: it is a member of the marker group.
         ours: the agent's login has the rights of this role.
     """
@@ -54,20 +54,36 @@ class Dependents:
     owned: bool
 
 
-_LOOK = """
+ATTRIBUTES = "SUPERUSER, CREATEROLE, CREATEDB, REPLICATION or BYPASSRLS"
+REACHED = """
 WITH RECURSIVE reached (oid) AS (
   SELECT oid FROM pg_roles WHERE rolname = %(name)s
   UNION
   SELECT m.roleid FROM pg_auth_members m JOIN reached r ON m.member = r.oid
+), powers (oid) AS (
+  SELECT oid FROM pg_roles WHERE rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
 )
+"""
+"""Begins a query on the role `name`: the roles it can act as, itself included, and those with one of ATTRIBUTES."""
+
+_ABOUT = """
 SELECT u.oid, u.rolsuper, u.rolcanlogin,
   CASE WHEN isfinite(u.rolvaliduntil) THEN extract(epoch FROM u.rolvaliduntil)::float8 END,
-  u.rolsuper OR u.rolcreaterole OR u.rolcreatedb OR u.rolreplication OR u.rolbypassrls,
-  EXISTS (SELECT FROM reached JOIN pg_roles r USING (oid) WHERE r.rolsuper OR r.rolcreaterole),
+  u.oid IN (SELECT oid FROM powers),
+  EXISTS (SELECT FROM reached JOIN powers USING (oid)),
   EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
     WHERE m.member = u.oid AND g.rolname = %(marker)s),
   pg_has_role(u.oid, 'USAGE')
 FROM pg_roles u WHERE u.rolname = %(name)s
+"""
+_LOOK = REACHED + _ABOUT
+
+_PREPARED = """
+SELECT textsend(gid), textsend(database::text) FROM pg_prepared_xacts p
+WHERE p.owner = %(name)s OR (%(of_roles)s AND EXISTS (
+  SELECT FROM pg_locks own JOIN pg_locks l USING (virtualtransaction)
+  WHERE own.transactionid = p.transaction AND own.pid IS NULL AND l.pid IS NULL
+    AND l.relation = 'pg_authid'::regclass))
 """
 
 _DEPENDENTS = """
@@ -208,15 +224,25 @@ async def drop(conn: Connection, name: str) -> None:
     await conn.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
-async def prepared_transactions(conn: Connection, name: str) -> list[str]:
-    """The user's prepared transactions, fit for a message: they keep its locks although nobody is logged in."""
-    cursor = await conn.execute("SELECT gid, database::text FROM pg_prepared_xacts WHERE owner = %s", (name,))
-    return [f"{_plain(gid)} in database {_plain(dbname)}" for gid, dbname in await cursor.fetchall()]
+async def prepared_transactions(conn: Connection, name: str, *, of_roles: bool = False) -> list[str]:
+    """The user's prepared transactions, fit for a message: they keep its locks although nobody is logged in.
+
+    As bytes: one from a database in another encoding need not be UTF-8.
+
+    Args:
+        of_roles: also anybody's that have changed a role; the user may have prepared one as its group.
+    """
+    cursor = await conn.execute(_PREPARED, {"name": name, "of_roles": of_roles})
+    return [f"{_decoded(gid)} in database {_decoded(dbname)}" for gid, dbname in await cursor.fetchall()]
 
 
 def iso(instant: float) -> str:
     """Unix time as PostgreSQL reads it under any DateStyle: ISO 8601 in UTC, whole seconds."""
     return datetime.fromtimestamp(instant, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _decoded(text: bytes) -> str:
+    return _plain(text.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", "?"))
 
 
 def _plain(text: str) -> str:

@@ -93,6 +93,27 @@ async def test_an_heir_that_somebody_could_be_gets_nothing(site: Site, planted):
     assert site.database.execute("SELECT tableowner FROM pg_tables WHERE tablename = 'made'") == [(username(grant),)]
 
 
+@pytest.mark.parametrize("how", ["itself", "through a membership"])
+@pytest.mark.parametrize("attribute", ["CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS"])
+async def test_a_group_that_has_got_an_attribute_since_inherits_nothing(site: Site, attribute, how):
+    schema, group = own_schema(site), site.database.group
+    engine = site.engine()
+    grant = await engine.issue(ROLE, fresh())
+    site.as_admin(f'GRANT ALL ON SCHEMA {schema} TO "{username(grant)}"')
+    with as_itself(site, grant) as session:
+        session.execute(f"CREATE TABLE {schema}.made (n int)")
+    if how == "itself":
+        site.database.execute(f'ALTER ROLE "{group}" {attribute}')
+    else:
+        site.database.execute(f'CREATE ROLE powerful {attribute} ROLE "{group}"')
+
+    await engine.revoke(grant.id)
+
+    owner = site.database.execute("SELECT tableowner FROM pg_tables WHERE tablename = 'made'")
+    assert owner == [("leasehold_orphaned",)]
+    assert not site.exists(grant)
+
+
 async def test_a_session_with_a_temporary_table_does_not_keep_its_user(any_site: Site):
     """R000-019."""
     engine = any_site.engine()

@@ -112,6 +112,7 @@ async def test_a_missing_right_is_said_in_the_server_s_words(site: Site):
         await site.engine({ROLE: role}).issue(ROLE, fresh())
 
 
+ATTRIBUTES = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
 UNFIT = {
     "SELECT '{{name}}', '{{expiration}}', '{{password}}'": "made no role called",
     "CREATE ROLE {{name}} PASSWORD {{password}} VALID UNTIL {{expiration}}": "without LOGIN",
@@ -121,6 +122,11 @@ UNFIT = {
     f"{CREATE} ALTER ROLE {{{{name}}}} SUPERUSER": "gave SUPERUSER, CREATEROLE",
     f"{CREATE} ALTER ROLE {{{{name}}}} BYPASSRLS": "gave SUPERUSER, CREATEROLE",
     f"{CREATE} ALTER ROLE {{{{name}}}} REPLICATION": "gave SUPERUSER, CREATEROLE",
+    **{
+        f"{CREATE} CREATE ROLE has_{one.lower()} {one}; CREATE ROLE in_{one.lower()} IN ROLE has_{one.lower()}"
+        f" ROLE {{{{name}}}}": "made it a member of a role with SUPERUSER, CREATEROLE, .* or BYPASSRLS"
+        for one in ATTRIBUTES
+    },
     f"{CREATE} CREATE ROLE between_them IN ROLE postgres ROLE {{{{name}}}}": "a member of a role with SUPERUSER",
 }
 
@@ -150,6 +156,26 @@ async def test_a_group_that_is_missing_or_somebody_s_login_is_refused(site: Site
         await engine.issue("missing", fresh())
     with pytest.raises(Forbidden, match="group someone has LOGIN"):
         await engine.issue("login", fresh())
+
+    assert site.users() == set()
+
+
+@pytest.mark.parametrize("how", ["itself", "through a membership"])
+async def test_a_group_with_an_attribute_is_refused_since_sessions_begin_as_the_group(site: Site, how):
+    roles = {one: site.role(group=f"group_{one}") for one in ATTRIBUTES}
+    for one in ATTRIBUTES:
+        site.database.execute(f'CREATE ROLE "has_{one}" {one}')
+        made = one if how == "itself" else f'IN ROLE "has_{one}"'
+        site.database.execute(f'CREATE ROLE "group_{one}" {made}')
+        if one != "SUPERUSER" or how == "through a membership":
+            site.database.execute(f'GRANT "group_{one}" TO "{site.user}" WITH ADMIN OPTION')
+    engine = site.engine(roles)
+
+    for one in ATTRIBUTES:
+        with pytest.raises(
+            Forbidden, match=f"its group group_{one} has LOGIN, or has, by itself or a membership, SUPER"
+        ):
+            await engine.issue(one, fresh())
 
     assert site.users() == set()
 

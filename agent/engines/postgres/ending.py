@@ -118,7 +118,7 @@ class Ending:
                 if exc.sqlstate not in _HELD_UP or conn.closed:
                     raise
             if self._clock.now() > end:
-                await self._unprepared(conn, row, f"{where}: its user can still log in")
+                await self._unprepared(conn, row, f"{where}: its user can still log in", of_roles=True)
                 raise Refused(Unavailable(f"{where}: a transaction that is not its user's keeps its role from NOLOGIN"))
             by_force = True
 
@@ -221,9 +221,9 @@ class Ending:
         failpoints.reach(Failpoint.REVOKE_COMMITTED)
         return True
 
-    async def _unprepared(self, conn: Connection, row: Row, where: str) -> None:
+    async def _unprepared(self, conn: Connection, row: Row, where: str, *, of_roles: bool = False) -> None:
         """Prepared transactions outlive sessions and hold locks; only their user or a superuser can finish them."""
-        prepared = await users.prepared_transactions(conn, row.username)
+        prepared = await users.prepared_transactions(conn, row.username, of_roles=of_roles)
         if prepared:
             raise Refused(
                 Unavailable(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from agent.errors import Forbidden, LeaseGone, NotFound, Sealed, Unavailable, UpstreamError
+from agent.errors import BadResponse, Forbidden, LeaseGone, NotFound, Sealed, Unavailable, UpstreamError
 
 _RETRYABLE = ("08", "40", "53", "55", "57", "58", "XX")
 _STANDBY = {"25006", "57P03"}
@@ -50,6 +50,10 @@ def translated(where: str, *, secrets: tuple[str, ...] = ()) -> Iterator[None]:
         raise _commit_error(exc.cause, where) from None
     except psycopg.Error as exc:
         raise error_of(exc, where, secrets=secrets) from None
+    except UnicodeError:
+        raise BadResponse(f"{where}: the server's answer is not UTF-8 text") from None
+    except OSError:
+        raise Unavailable(f"{where}: the connection was lost", unreachable=True) from None
 
 
 def error_of(exc: psycopg.Error, where: str, *, secrets: tuple[str, ...] = ()) -> UpstreamError:

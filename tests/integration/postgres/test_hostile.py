@@ -148,10 +148,13 @@ async def test_a_renewal_that_meets_such_a_lock_says_so_in_time_and_holds_nobody
     session.close()
 
 
-async def test_a_prepared_transaction_that_holds_its_role_is_named_and_its_sessions_end(any_site: Site):
-    engine = any_site.engine()
+@pytest.mark.parametrize("prepared_as", ["itself", "its group"])
+async def test_a_prepared_transaction_that_holds_its_role_is_named_and_its_sessions_end(site: Site, prepared_as):
+    engine = site.engine()
     grant = await engine.issue(ROLE, fresh())
-    session = holding_its_own_role(any_site, grant)
+    session = holding_its_own_role(site, grant)
+    if prepared_as == "its group":
+        session.execute(f'SET ROLE "{site.database.group}"')
     session.execute("PREPARE TRANSACTION 'kept'")
 
     with pytest.raises(Unavailable, match=r"prepared transactions keep it: kept in database t[0-9a-f]+; COMMIT"):
@@ -161,9 +164,33 @@ async def test_a_prepared_transaction_that_holds_its_role_is_named_and_its_sessi
         session.execute("SELECT 1")
     with pytest.raises(LeaseGone):
         await engine.renew(lease(grant), 60.0)
-    any_site.database.execute("ROLLBACK PREPARED 'kept'")
+    site.database.execute("ROLLBACK PREPARED 'kept'")
     assert (await engine.sweep()).reaped == 1
-    assert not any_site.exists(grant)
+    assert not site.exists(grant)
+
+
+@NEWEST
+async def test_a_prepared_transaction_with_a_name_in_another_encoding_is_named_all_the_same(site: Site):
+    """The server sends such a name as it is, which is no UTF-8: a user could stop every sweep with that."""
+    engine = site.engine()
+    grant = await engine.issue(ROLE, fresh())
+    dbname = f"{site.database.dbname}_latin1"
+    site.database.execute(f"CREATE DATABASE {dbname} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        with site.log_in(grant, dbname) as session:
+            session.execute("SET ROLE NONE")
+            session.execute("BEGIN")
+            session.execute("PREPARE TRANSACTION 'caf\u00e9'")
+        site.expire(grant)
+
+        swept = await engine.sweep()
+    finally:
+        with superuser(site.database.cluster, dbname) as conn:
+            conn.execute("ROLLBACK PREPARED 'caf\u00e9'")
+        site.database.execute(f"DROP DATABASE {dbname}")
+
+    (line,) = swept.failed
+    assert f"keep it: caf? in database {dbname};" in line
 
 
 async def test_who_holds_what_a_user_left_is_named(any_site: Site):

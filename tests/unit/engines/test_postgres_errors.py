@@ -41,6 +41,18 @@ def test_each_class_of_sqlstate_says_what_the_renewer_should_do(code, kind):
     assert str(found).startswith("postgresql: issue app")
 
 
+@pytest.mark.parametrize(
+    "raised", [UnicodeDecodeError("utf-8", b"hunter2", 0, 1, "hunter2"), UnicodeError("hunter2"), OSError(9, "hunter2")]
+)
+def test_what_a_server_or_network_makes_python_itself_raise_is_unavailable(raised):
+    found = told(raised)
+
+    assert isinstance(found, Unavailable)
+    assert found.unreachable is isinstance(raised, OSError)
+    assert "hunter2" not in str(found)
+    assert found.__suppress_context__
+
+
 @pytest.mark.parametrize("code", ["08006", "42501", "42601", "23505", "42704", "2BP01", "XX000", None])
 def test_no_text_of_the_server_is_in_the_message_nor_in_the_traceback(code):
     found = told(error(code))

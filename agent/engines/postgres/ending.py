@@ -44,6 +44,7 @@ _OBJECT_WAIT = 1.5
 _HELD_UP = {"55P03", "XX000"}  # XX000: the row was changed while we waited for it
 # Own statements of a role that hang must not keep its user, nor hold up the end of others: seconds for all of them.
 _OWN_TIME = 2.0
+_DEFAULT = "the role has no revocation_statements: its users end by the default ones"
 _LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
@@ -67,6 +68,7 @@ class Ending:
         self._recipes = recipes
         self._clock = clock
         self._reported: set[str] = set()
+        self._defaulted: set[str] = set()
 
     async def end(self, conn: Connection, lease_id: str, *, where: str, reap: bool) -> bool:
         """End the lease and its user; False if there was nothing left to do, or (reaping) another is at it.
@@ -161,6 +163,7 @@ class Ending:
         """Step 4."""
         recipe = self._recipes.get(row.role)
         if recipe is None or not recipe.revocation:
+            self._say_default(row.role)
             return
         failed: list[str] = []
         async with transaction(conn):
@@ -180,6 +183,11 @@ class Ending:
                     failed.append(f"revocation_statements[{index}]: {condition(exc)}")
             await conn.execute("RESET SESSION AUTHORIZATION")
         self._report(row.role, failed)
+
+    def _say_default(self, role: str) -> None:
+        if role not in self._defaulted:
+            self._defaulted.add(role)
+            _log.info(Event.UPSTREAM, upstream=self._upstream, role=role, reason=_DEFAULT)
 
     def _report(self, role: str, failed: Sequence[str]) -> None:
         """Say once per role that its own statements fail; the default revocation has done the work."""

@@ -7,9 +7,11 @@ import time
 
 import psycopg
 import pytest
+import structlog
 
 from agent.errors import Forbidden
 from agent.failpoints import Failpoint, armed
+from agent.log import Event
 from tests.integration.postgres.site import (
     NEWEST,
     ROLE,
@@ -186,3 +188,20 @@ async def test_two_agents_that_revoke_at_once_both_succeed(site: Site):
         await asyncio.gather(one.revoke(grant.id), two.revoke(grant.id))
 
     assert site.users() == set()
+
+
+@NEWEST
+async def test_that_the_default_revocation_serves_is_said_once_per_role(site: Site):
+    """R003-039."""
+    own = site.role(revocation_statements=("SELECT '{{name}}'",))
+    engine = site.engine({"one": site.role(), "two": site.role(), "own": own})
+
+    with structlog.testing.capture_logs() as lines:
+        for role in ("one", "one", "two", "own"):
+            await engine.revoke((await engine.issue(role, fresh())).id)
+
+    said = [line for line in lines if "revocation_statements" in str(line.get("reason"))]
+    assert [(line["event"], line["log_level"], line["role"]) for line in said] == [
+        (Event.UPSTREAM, "info", "one"),
+        (Event.UPSTREAM, "info", "two"),
+    ]

@@ -18,7 +18,7 @@ from psycopg.rows import AsyncRowFactory, TupleRow, tuple_row
 from agent.clock import Clock
 from agent.config.model import PostgreSQL
 from agent.engines.postgres.errors import CommitFailed
-from agent.engines.postgres.login import login_error, parameters, read_password, refusal
+from agent.engines.postgres.login import login_error, parameters, read_password, refusal, unreachable_because
 from agent.errors import Unavailable
 from agent.leases.lease import Secret
 
@@ -166,7 +166,7 @@ class Connections:
         try:
             return await self._connect(dbname, password)
         except psycopg.Error as exc:
-            code = refusal(exc)
+            code, cause = refusal(exc), unreachable_because(str(exc))
         # The file may have been replaced while we read it, or just before the server learnt the new password.
         fresh = await self._password()
         # "" may be the same refusal in another language.
@@ -174,8 +174,8 @@ class Connections:
             try:
                 return await self._connect(dbname, fresh)
             except psycopg.Error as exc:
-                code = refusal(exc)
-        raise login_error(code, self._config, dbname=dbname, where=self._where)
+                code, cause = refusal(exc), unreachable_because(str(exc))
+        raise login_error(code, self._config, dbname=dbname, where=self._where, cause=cause)
 
     async def _password(self) -> Secret | None:
         path = self._config.password_file

@@ -6,6 +6,7 @@ login elsewhere or weaken it. A test compares this list with libpq's own.
 
 import math
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -123,16 +124,33 @@ def _read(path: str) -> bytes:
         return file.read(_MAX_PASSWORD_FILE + 1)
 
 
+_ON_THE_WAY = (
+    (r"resolve host|translate host|Name or service", "the name does not resolve; correct `host`, or the DNS"),
+    (r"refused", "connection refused; is PostgreSQL up, is `port` right?"),
+    (r"timeout expired|timed out", "no answer; a firewall on the way, or a server that hangs?"),
+    (r"No route|unreachable", "there is no route to it"),
+    (r"No such file", "there is no socket; is PostgreSQL up, is `host` its socket directory?"),
+    (r"Permission denied", "this uid may not open its socket"),
+    (r"reset by peer|closed the connection|EOF", "it closed the connection; is it PostgreSQL that listens there?"),
+)
+"""What libpq says of a connection that was not made, in English, as it always does for these."""
+
+
 def refusal(exc: psycopg.Error) -> str:
     """What a failed login means, as `login_code` says it."""
     return exc.sqlstate or login_code(str(exc))
 
 
-def login_error(code: str, config: PostgreSQL, *, dbname: str, where: str) -> UpstreamError:
-    """Why the login failed, and what to do; `code` is what `refusal` said."""
+def unreachable_because(text: str) -> str:
+    """What a failed connection's text says of the way to the server, and what to look at; "" where it says nothing."""
+    return next((said for pattern, said in _ON_THE_WAY if re.search(pattern, text)), "")
+
+
+def login_error(code: str, config: PostgreSQL, *, dbname: str, where: str, cause: str = "") -> UpstreamError:
+    """Why the login failed, and what to do; `code` is what `refusal` said, `cause` what `unreachable_because` did."""
     place = f"{where}: {config.host}:{config.port}"
     if code == "unreachable":
-        return Unavailable(f"{place} cannot be reached", unreachable=True)
+        return Unavailable(f"{place} cannot be reached{cause and ': '}{cause}", unreachable=True)
     if code == "57P03":
         return Sealed(f"{place} is starting, stopping or in recovery")
     if code == "3D000":

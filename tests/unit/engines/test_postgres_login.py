@@ -7,7 +7,7 @@ import pytest
 
 from agent.config.model import PostgreSQL
 from agent.engines.postgres.errors import login_code
-from agent.engines.postgres.login import login_error, parameters, read_password, refusal
+from agent.engines.postgres.login import login_error, parameters, read_password, refusal, unreachable_because
 from agent.errors import Forbidden, NotFound, Sealed, Unavailable
 from agent.leases.lease import Secret
 
@@ -165,3 +165,21 @@ def test_a_refused_login_says_what_to_do(code, kind, words):
     assert words in str(error)
     assert str(error).startswith("postgresql: db.example:5432 ")
     assert error.unreachable is (code == "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('could not translate host name "db.nowhere" to address: Name or service not known', "does not resolve"),
+        ('connection to server at "127.0.0.1", port 9 failed: Connection refused', "is PostgreSQL up"),
+        ("connection timeout expired", "a firewall on the way"),
+        ('connection to server on socket "/x/.s.PGSQL.5432" failed: No such file or directory', "socket directory"),
+        ("something else altogether", ""),
+    ],
+)
+def test_the_way_to_a_server_that_cannot_be_reached_is_told(text: str, words: str) -> None:
+    """At 3 a.m. the first question is: the name, the port, the firewall or the server?"""
+    cause = unreachable_because(text)
+
+    assert words in cause
+    assert bool(words) == bool(cause)

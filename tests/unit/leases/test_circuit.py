@@ -4,6 +4,7 @@ import pytest
 
 from agent.errors import Forbidden, Unavailable
 from agent.leases.circuit import Circuit
+from agent.leases.lease import Lease
 from tests.fakes import FakeClock, FakeEngine, settle
 
 
@@ -55,6 +56,18 @@ async def test_a_failed_probe_answers_all_who_waited_without_another_call(clock:
 
     assert {str(result) for result in results} == {"still gone"}
     assert engine.count("ping") == 1
+
+
+async def test_renewals_and_revocations_pass_the_same_gate(clock: FakeClock) -> None:
+    engine = FakeEngine(clock)
+    circuit = Circuit("db", engine)
+
+    grant = await circuit.issue("r", "1")
+    held = Lease(first=grant, last=grant, issued_at=0.0, granted_at=0.0, jitter=0.0)
+    await circuit.renew(held, 60.0)
+    await circuit.revoke("1")
+
+    assert [operation for _, operation, _ in engine.calls] == ["issue", "renew", "revoke"]
 
 
 async def test_a_refusal_holds_nobody_else_up(clock: FakeClock) -> None:

@@ -584,6 +584,34 @@ async def test_close_names_what_it_could_not_revoke_and_keeps_its_deadline(clock
     assert not any(id_ in line for id_ in lease_ids)
 
 
+async def test_close_tries_again_while_there_is_time(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=60))
+    async with running(rig):
+        assert repr(rig.renewer).startswith(f"Renewer({ROLE}, ")
+    rig.engine.script = lambda op, n: DOWN if n < 2 else None
+
+    closing = asyncio.create_task(rig.renewer.close(10.0))
+    await clock.advance(5.0)
+
+    assert closing.result() == []
+    assert rig.engine.count("revoke") == 3
+    assert rig.engine.live == []
+
+
+async def test_close_gives_up_after_three_tries_and_says_when_it_ends(clock: FakeClock) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=60))
+    async with running(rig):
+        pass
+    rig.engine.script = lambda op, n: DOWN
+
+    closing = asyncio.create_task(rig.renewer.close(100.0))
+    await clock.advance(10.0)
+
+    (line,) = closing.result()
+    assert rig.engine.count("revoke") == 3
+    assert "(published) not revoked (down); it ends by itself in" in line
+
+
 async def test_a_suspended_machine_causes_one_recheck(clock: FakeClock) -> None:
     rig = Rig(clock, FakeEngine(clock, ttl=100))
 

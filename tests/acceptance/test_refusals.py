@@ -21,7 +21,7 @@ stop_timeout = "soon"
 
 [listener.unix]
 address = "agent.sock"
-socket_mode = "0662"
+socket_mode = "0466"
 
 [postgresql]
 host = "127.0.0.1"

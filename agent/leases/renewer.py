@@ -224,7 +224,8 @@ class Renewer:
         self._view = replace(self._view, current=left.current, wanted=True)
         self._look(now)
         await self._ask_after(left.current)
-        if self._view.current is not None and not self._view.replace:
+        # One that is only to be replaced still works until it really ends; one that is gone or refused does not.
+        if self._view.current is not None and not self._gone:
             _log.info(Event.ADOPTED, role=self.role, lease=log.lease_ref(left.current.id))
             self._counter.put_up(self._view.current, left)
 

@@ -38,7 +38,7 @@ def happened(before: Look | None, after: Look) -> list[str]:
         lines.append(f"{how}: {_user(is_)}, {seconds(is_.remaining(after.now))} left, {proof}")
     elif is_ is not None and was is not None and is_.lease.granted_at > was.lease.granted_at:
         lines.append(f"renewed: {_user(is_)}, {seconds(is_.remaining(after.now))} left")
-    elif is_ is None and was is not None:
+    elif is_ is None and was is not None and after.status.phase is not Phase.STOPPED:
         lines.append("nothing to serve: " + (after.status.error or "the lease has ended"))
     if before is not None and after.status.error and after.status.error != before.status.error:
         lines.append(f"failing: {after.status.error}")

@@ -52,6 +52,12 @@ def test_failures_and_their_consequence_are_announced() -> None:
     ]
 
 
+def test_an_orderly_stop_is_no_loss() -> None:
+    before = look()
+
+    assert said(before, replace(before, status=RoleStatus(phase=Phase.STOPPED), snapshot=None)) == []
+
+
 def test_nothing_new_says_nothing() -> None:
     assert said(look(), look(now=1001.0)) == []
 

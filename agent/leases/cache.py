@@ -75,10 +75,24 @@ class Snapshot:
         return self.lease.expires_at - now
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What has happened to a role since the start.
+
+    Attributes:
+        published: credentials that readers got; all but the first replaced another.
+        expired: leases that came to their end while they were served, because nothing could replace them in time.
+    """
+
+    published: int = 0
+    expired: int = 0
+
+
 class _Entry:
-    __slots__ = ("generation", "on_demand", "read_at", "snapshot", "status", "version", "waiters")
+    __slots__ = ("counts", "generation", "on_demand", "read_at", "snapshot", "status", "version", "waiters")
 
     def __init__(self) -> None:
+        self.counts = Counts()
         self.snapshot: Snapshot | None = None
         self.status = RoleStatus()
         self.generation = 0
@@ -143,6 +157,7 @@ class LeaseCache:
             expires_wall=wall + (lease.expires_at - now),
             verified=verified,
         )
+        entry.counts = replace(entry.counts, published=entry.counts.published + 1)
         entry.changed()
         return entry.snapshot
 
@@ -170,6 +185,11 @@ class LeaseCache:
         if entry.snapshot is not None:
             entry.snapshot = None
             entry.changed()
+
+    def count_expired(self, role: str) -> None:
+        """Note that a served lease came to its end."""
+        entry = self._entries[role]
+        entry.counts = replace(entry.counts, expired=entry.counts.expired + 1)
 
     def report(self, role: str, status: RoleStatus) -> None:
         """Say how `role` is doing; a served credential turns stale, or fresh again, with it."""
@@ -207,6 +227,10 @@ class LeaseCache:
     def status(self, role: str) -> RoleStatus:
         """How `role` is doing."""
         return self._entries[role].status
+
+    def counts(self, role: str) -> Counts:
+        """What has happened to `role` since the start."""
+        return self._entries[role].counts
 
     def version(self, role: str) -> int:
         """Changes with everything a reader could see: publish, renewal, withdrawal, status."""

@@ -52,6 +52,7 @@ class Retirement:
         self._view = RoleView()
         self._failures = 0
         self._failed_at: deque[float] = deque(maxlen=REVOKE_BUDGET)
+        self._awaited: dict[str, asyncio.Event] = {}
 
     @property
     def retired(self) -> tuple[Retired, ...]:
@@ -73,6 +74,15 @@ class Retirement:
         """Revoke what nobody has seen, at once."""
         now = self._clock.now()
         self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False))
+
+    def hasten(self, lease_id: str) -> asyncio.Event | None:
+        """Revoke that lease at once; the event is set when that is confirmed. None if it is not on its way out."""
+        found = [each for each in self.retired if each.lease_id == lease_id]
+        if not found:
+            return None
+        self._drop(found[0])
+        self._add(replace(found[0], revoke_at=self._clock.now()))
+        return self._awaited.setdefault(lease_id, asyncio.Event())
 
     def recheck(self) -> None:
         """Look at the clock again."""
@@ -139,6 +149,7 @@ class Retirement:
         except UpstreamError as error:
             return str(error)
         self._drop(retired)
+        self._awaited.pop(retired.lease_id, asyncio.Event()).set()
         self._on_revoked()
         _log.info(Event.REVOKED, role=self.role, lease=log.lease_ref(retired.lease_id))
         return None

@@ -21,6 +21,30 @@ _BEATEN = {"23505", "42710", "42P06", "42P07", "XX000", "40P01"}
 OLDEST = 120000
 SUPPORTED = 130000
 
+COLUMNS = {
+    "id": "uuid PRIMARY KEY",
+    "role": "text NOT NULL",
+    "username": "text NOT NULL",
+    "holder": "text NOT NULL",
+    "incarnation": "bigint NOT NULL",
+    "issued": "timestamptz NOT NULL",
+    "expires": "timestamptz NOT NULL",
+    "max_expires": "timestamptz NOT NULL",
+    "requested_ttl": "float8 NOT NULL",
+    "granted_ttl": "float8 NOT NULL",
+    "revoked_at": "timestamptz",
+}
+"""The journal's table: each column with its type, and what PostgreSQL keeps it to."""
+
+INDEXES = {
+    "lease_due": ("expires", "revoked_at IS NULL"),
+    "lease_username": ("username", "revoked_at IS NULL"),
+    # Rows stay for weeks. Without these, every sweep and every look into the past would read them all.
+    "lease_revoked": ("revoked_at", "revoked_at IS NOT NULL"),
+    "lease_issued": ("issued", None),
+}
+"""The journal's indexes beside its key: the column of each, and which rows it has."""
+
 _LOOK = """
 SELECT
   (SELECT nspowner FROM pg_namespace WHERE nspname = %(schema)s) IS NOT NULL,
@@ -38,7 +62,16 @@ FROM pg_roles me LEFT JOIN pg_roles marker ON marker.rolname = %(marker)s WHERE 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class Seen:
+    """What stands where journal and marker group belong.
+
+    Attributes:
+        schema, table, marker: there is something of that name.
+        schema_ours, table_ours: it is the agent's own, and an ordinary table.
+        marker_tainted: it has LOGIN, an attribute or a membership; None where there is none.
+        marker_ours: the agent's login has ADMIN OPTION on it; None where there is none.
+    """
+
     schema: bool
     schema_ours: bool
     table: bool
@@ -60,7 +93,7 @@ async def prepare(conn: Connection, config: PostgreSQL, where: str) -> None:
     """
     _check_version(conn, where)
     for _ in range(_TRIES):
-        seen = await _look(conn, config)
+        seen = await look(conn, config)
         _judge(seen, config, where)
         _judge_marker(seen, config, where, version=conn.pgconn.server_version)
         if seen.complete:
@@ -84,12 +117,13 @@ def _check_version(conn: Connection, where: str) -> None:
         raise Refused(Forbidden(f"{where}: the server is PostgreSQL {version // 10000}: 13 to 18 are supported"))
 
 
-async def _look(conn: Connection, config: PostgreSQL) -> _Seen:
+async def look(conn: Connection, config: PostgreSQL) -> Seen:
+    """What stands there now; changes nothing."""
     found = await one(await conn.execute(_LOOK, {"schema": config.schema, "marker": config.marker_group}))
-    return _Seen(**dict(zip(_Seen.__dataclass_fields__, found, strict=True)))
+    return Seen(**dict(zip(Seen.__dataclass_fields__, found, strict=True)))
 
 
-def _judge(seen: _Seen, config: PostgreSQL, where: str) -> None:
+def _judge(seen: Seen, config: PostgreSQL, where: str) -> None:
     if seen.schema and not seen.schema_ours:
         raise Refused(
             Forbidden(
@@ -103,7 +137,7 @@ def _judge(seen: _Seen, config: PostgreSQL, where: str) -> None:
         )
 
 
-def _judge_marker(seen: _Seen, config: PostgreSQL, where: str, *, version: int) -> None:
+def _judge_marker(seen: Seen, config: PostgreSQL, where: str, *, version: int) -> None:
     if seen.marker_tainted:
         raise Refused(
             Forbidden(
@@ -121,7 +155,7 @@ def _judge_marker(seen: _Seen, config: PostgreSQL, where: str, *, version: int) 
         )
 
 
-async def _make(conn: Connection, seen: _Seen, config: PostgreSQL) -> None:
+async def _make(conn: Connection, seen: Seen, config: PostgreSQL) -> None:
     schema = sql.Identifier(config.schema)
     table = sql.Identifier(config.schema, "lease")
     if not seen.marker:
@@ -130,19 +164,21 @@ async def _make(conn: Connection, seen: _Seen, config: PostgreSQL) -> None:
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
         await conn.execute(sql.SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(schema))
     if not seen.table:
-        await conn.execute(
-            sql.SQL(
-                "CREATE TABLE {} (id uuid PRIMARY KEY, role text NOT NULL, username text NOT NULL,"
-                " holder text NOT NULL, incarnation bigint NOT NULL, issued timestamptz NOT NULL,"
-                " expires timestamptz NOT NULL, max_expires timestamptz NOT NULL,"
-                " requested_ttl float8 NOT NULL, granted_ttl float8 NOT NULL, revoked_at timestamptz)"
-            ).format(table)
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in COLUMNS.items()
         )
+        await conn.execute(sql.SQL("CREATE TABLE {} ({})").format(table, columns))
         await conn.execute(sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(table))
-        await conn.execute(sql.SQL("CREATE INDEX lease_due ON {} (expires) WHERE revoked_at IS NULL").format(table))
-        await conn.execute(
-            sql.SQL("CREATE INDEX lease_username ON {} (username) WHERE revoked_at IS NULL").format(table)
-        )
+        for name in INDEXES:
+            await conn.execute(create_index(config, name))
+
+
+def create_index(config: PostgreSQL, name: str) -> sql.Composed:
+    """The statement that makes one of INDEXES."""
+    column, only = INDEXES[name]
+    where = sql.SQL("" if only is None else f" WHERE {only}")
+    table = sql.Identifier(config.schema, "lease")
+    return sql.SQL("CREATE INDEX {} ON {} ({}){}").format(sql.Identifier(name), table, sql.Identifier(column), where)
 
 
 def _cannot_make(exc: psycopg.Error, config: PostgreSQL, where: str) -> Refused:

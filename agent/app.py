@@ -6,12 +6,10 @@ Stop: grace → not ready → stop accepting → finish in flight → revoke in 
 
 import asyncio
 import os
-import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from agent import __version__, log
 from agent.api.access import AllowList
@@ -22,20 +20,12 @@ from agent.config.model import Config
 from agent.failpoints import Failpoint, reach
 from agent.hook import run_hook
 from agent.leases.cache import LeaseCache
-from agent.leases.circuit import Circuit
-from agent.leases.record import RoleRecord
-from agent.leases.renewer import Renewer
+from agent.leases.observed import Call
 from agent.leases.schedule import MIN_TTL
 from agent.log import Event
-from agent.offload import in_daemon_thread
-from agent.state import StateDir, boot_id
-from agent.sweeper import Sweeper
+from agent.parts import Builder, Parts
 from agent.tasks import leaves, unless
-from agent.translate import access_of, policy_of
-
-if TYPE_CHECKING:
-    from agent.engines.postgres import PostgresEngine
-    from agent.files.files import Files
+from agent.translate import access_of
 
 _log = log.get(__name__)
 T = TypeVar("T")
@@ -68,22 +58,24 @@ class App:
     def __init__(self, config: Config, *, clock: Clock, min_ttl: float = MIN_TTL, holder: str | None = None) -> None:
         self._config = config
         self._clock = clock
-        self._holder = holder or config.agent.holder or socket.gethostname()
-        self._random = random.SystemRandom()
         self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
         self._started = False
         self._stopping = False
         self._ends_at = 0.0
         self._ticked_at = clock.now()
         self._hooks: set[asyncio.Task[None]] = set()
-        self._min_ttl = min_ttl
         self.cache = LeaseCache(config.role)
-        self.engines: dict[str, PostgresEngine] = {}
-        self._circuits: dict[str, Circuit] = {}
-        self._renewers: dict[str, Renewer] = {}
-        self._files: Files | None = None
-        self._state: StateDir | None = None
-        self._left_behind: dict[str, RoleRecord] = {}
+        self._watchers: list[Callable[[Call], None]] = []
+        self._parts = Parts()
+        self._builder = Builder(
+            config=config,
+            cache=self.cache,
+            clock=clock,
+            holder=holder or config.agent.holder or socket.gethostname(),
+            min_ttl=min_ttl,
+            on_failed=self._failed,
+            tell=self._called,
+        )
         self._server: Server | None = None
 
     # -- what health asks -------------------------------------------------------------------------------------------
@@ -105,10 +97,10 @@ class App:
         return self._clock.now() - self._ticked_at < 3 * TICK
 
     def _file_states(self) -> list[dict[str, Any]]:
-        return [] if self._files is None else [state.as_dict() for state in self._files.states()]
+        return [] if self._parts.files is None else [state.as_dict() for state in self._parts.files.states()]
 
     def _upstream_states(self) -> list[dict[str, Any]]:
-        return [{"name": name, "circuit": circuit.state} for name, circuit in self._circuits.items()]
+        return [{"name": name, "circuit": circuit.state} for name, circuit in self._parts.circuits.items()]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -132,7 +124,7 @@ class App:
         await self._listen()
         crashed = False
         try:
-            if await unless(stop, self._build()):
+            if await unless(stop, self._builder.build(self._parts)):
                 crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
         finally:
             left = await self._end()
@@ -143,7 +135,8 @@ class App:
         crashed = False
         try:
             async with asyncio.TaskGroup() as group:
-                workers = self._put_to_work(group)
+                workers = self._parts.put_to_work(group)
+                workers.append(group.create_task(self._watch(), name="watchdog"))
                 workers.append(group.create_task(self._starting(on_started), name="starting"))
                 await self._until_stopped(stop, hurry)
                 self._begin_to_end()
@@ -183,84 +176,15 @@ class App:
         await self._server.start()
 
     def _rotate(self, role: str, revoke_after: float | None) -> None:
-        renewer = self._renewers.get(role)
+        renewer = self._parts.renewers.get(role)
         if renewer is not None:  # before that the role's first credential is on its way anyway
             renewer.replace(revoke_after)
-
-    async def _build(self) -> None:
-        """Engines, renewers and files: with their libraries, imported only now."""
-        from agent.engines import postgres
-        from agent.engines.verify import LoginVerifier, targets_for
-
-        config = self._config
-        incarnation = await self._open_state(int(self._clock.wall() * 1000))
-        for name, server in config.postgresql.items():
-            roles = {n: r for n, r in config.role.items() if r.upstream == name}
-            if not roles:
-                continue
-            engine = postgres.build(
-                name, server, roles, holder=self._holder, incarnation=incarnation, clock=self._clock
-            )
-            self.engines[name] = engine
-            self._circuits[name] = Circuit(name, engine, limit=server.max_calls)
-            _log.info(Event.UPSTREAM, upstream=name, host=server.host)
-        for name, role in config.role.items():
-            targets = targets_for(role, config.postgresql.get(role.upstream))
-            self._renewers[name] = Renewer(
-                name,
-                engine=self._circuits[role.upstream],
-                cache=self.cache,
-                policy=policy_of(role, min_ttl=self._min_ttl),
-                clock=self._clock,
-                verify=LoginVerifier(targets, self._clock) if targets else None,
-                lazy=role.lazy,
-                recorder=self._state,
-                adopted=self._left_behind.get(name),
-                splay=self._random.uniform(0.0, config.agent.start_splay),
-                verify_every=role.verify_every,
-                on_failed=self._failed,
-            )
-        if config.template:
-            from agent.files.files import Files
-
-            files = Files(
-                *(config.template, config.template_config, config.role, self.cache, self._clock),
-                run_blocking=in_daemon_thread,
-            )
-            await files.prepare()
-            self._files = files
-
-    async def _open_state(self, least: int) -> int:
-        """Take over what the last incarnation recorded; the number of this one."""
-        agent = self._config.agent
-        if agent.state_dir is None:
-            return least
-        state = StateDir(Path(agent.state_dir), holder=self._holder, boot=boot_id(), allow_disk=agent.state_allow_disk)
-
-        def take_over() -> tuple[int, dict[str, RoleRecord]]:
-            incarnation = state.open(least)
-            return incarnation, {role: state.load(role) for role in self._config.role}
-
-        incarnation, self._left_behind = await in_daemon_thread(take_over)
-        self._state = state
-        return incarnation
-
-    def _put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self._renewers.items()]
-        for name, engine in self.engines.items():
-            interval = self._config.postgresql[name].cleanup_interval
-            sweeper = Sweeper(name, engine, self._circuits[name], self._clock, interval)
-            work.append(group.create_task(sweeper.run(), name=f"sweep {name}"))
-        if self._files is not None:
-            work.append(group.create_task(self._files.run(), name="files"))
-        work.append(group.create_task(self._watch(), name="watchdog"))
-        return work
 
     async def _starting(self, on_started: Callable[[], None]) -> None:
         for role in self._required:
             await self.cache.changed(role, 0)
-        if self._files is not None:
-            await self._files.written()
+        if self._parts.files is not None:
+            await self._parts.files.written()
         self._started = True
         _log.info(Event.STARTED, count=len(self._required))
         on_started()
@@ -281,8 +205,13 @@ class App:
             late = self._ticked_at - before - TICK
             if late > 2.0:
                 _log.warning(Event.CLOCK_JUMP, took=round(late, 1))
-                for renewer in self._renewers.values():
+                for renewer in self._parts.renewers.values():
                     renewer.recheck()
+
+    def _called(self, call: Call) -> None:
+        """One call of an upstream has ended."""
+        for watch in self._watchers:
+            watch(call)
 
     def _failed(self, role: str, error: str) -> None:
         command = self._config.role[role].on_failed
@@ -313,15 +242,15 @@ class App:
         if not self._handing_over:
             late = "revocations took too long"
             await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), late, left)
-        if self._files is not None and not self._handing_over:
+        if self._parts.files is not None and not self._handing_over:
             late = "files were not removed: their file system does not answer"
-            left += await self._within(self._left() / 2, self._files.remove(), late, left) or []
+            left += await self._within(self._left() / 2, self._parts.files.remove(), late, left) or []
         for hook in list(self._hooks):
             hook.cancel()
-        closing = (engine.close() for engine in self.engines.values())
+        closing = (engine.close() for engine in self._parts.engines.values())
         await self._within(self._left(), asyncio.gather(*closing, *self._hooks, return_exceptions=True), "", [])
-        if self._state is not None:
-            self._state.close()
+        if self._parts.state is not None:
+            self._parts.state.close()
         for line in left:
             _log.error(Event.LEFT_BEHIND, left=line)
         _log.info(Event.STOPPED, count=len(left))
@@ -330,10 +259,10 @@ class App:
     @property
     def _handing_over(self) -> bool:
         """Whether the next incarnation gets all: not where nothing records it."""
-        return self._config.agent.on_stop == "handover" and self._state is not None
+        return self._config.agent.on_stop == "handover" and self._parts.state is not None
 
     async def _revoke(self, deadline: float, left: list[str]) -> None:
-        closing = (renewer.close(deadline) for renewer in self._renewers.values())
+        closing = (renewer.close(deadline) for renewer in self._parts.renewers.values())
         for lines in await asyncio.gather(*closing):
             left += lines
 

@@ -69,10 +69,12 @@ class UpstreamError(LeaseholdError):
             only these.
         outcome_unknown: True where the request may have taken effect although it failed; what it may have issued must
             be revoked.
+        code: for our own login that was refused, its SQLSTATE; "" elsewhere.
     """
 
     unreachable: bool = False
     outcome_unknown: bool = False
+    code: str = ""
 
 
 class Unavailable(UpstreamError):

@@ -18,6 +18,7 @@ from agent.errors import Forbidden, NotFound, Sealed, Unavailable, UpstreamError
 from agent.leases.lease import Secret
 
 _MAX_PASSWORD_FILE = 4096
+_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 # A path that cannot exist: libpq takes an empty one for its default in the home directory.
 _NOWHERE = "/dev/null/none"
 _TIMEOUTS = {
@@ -131,9 +132,14 @@ _ON_THE_WAY = (
     (r"No route|unreachable", "there is no route to it"),
     (r"No such file", "there is no socket; is PostgreSQL up, is `host` its socket directory?"),
     (r"Permission denied", "this uid may not open its socket"),
+    (r"does not support SSL", "the server has no TLS; switch it on there (`ssl`)"),
+    (r"certificate verify failed", "check sslrootcert: the server's certificate is not signed by it"),
+    (r"does not match host name", "the server's certificate is for another name than `host`"),
+    (r"root certificate", "check sslrootcert: there is no such file, or it cannot be read"),
+    (r"no pg_hba\.conf entry .*(no encryption|SSL off)", "no entry there admits a login without TLS; see sslmode"),
     (r"reset by peer|closed the connection|EOF", "it closed the connection; is it PostgreSQL that listens there?"),
 )
-"""What libpq says of a connection that was not made, in English, as it always does for these."""
+"""What libpq, and the server where it speaks English, say of a connection that was not made."""
 
 
 def refusal(exc: psycopg.Error) -> str:
@@ -142,12 +148,18 @@ def refusal(exc: psycopg.Error) -> str:
 
 
 def unreachable_because(text: str) -> str:
-    """What a failed connection's text says of the way to the server, and what to look at; "" where it says nothing."""
+    """What a failed connection's text says of the way to the server, TLS included; "" where it says nothing."""
     return next((said for pattern, said in _ON_THE_WAY if re.search(pattern, text)), "")
 
 
 def login_error(code: str, config: PostgreSQL, *, dbname: str, where: str, cause: str = "") -> UpstreamError:
     """Why the login failed, and what to do; `code` is what `refusal` said, `cause` what `unreachable_because` did."""
+    error = _login_error(code, config, dbname=dbname, where=where, cause=cause)
+    error.code = code if _SQLSTATE.fullmatch(code) else ""
+    return error
+
+
+def _login_error(code: str, config: PostgreSQL, *, dbname: str, where: str, cause: str) -> UpstreamError:
     place = f"{where}: {config.host}:{config.port}"
     if code == "unreachable":
         return Unavailable(f"{place} cannot be reached{cause and ': '}{cause}", unreachable=True)
@@ -155,21 +167,22 @@ def login_error(code: str, config: PostgreSQL, *, dbname: str, where: str, cause
         return Sealed(f"{place} is starting, stopping or in recovery")
     if code == "3D000":
         return NotFound(f"{place} has no database {dbname}")
-    lasting = _lasting(config, dbname).get(code)
+    lasting = _lasting(config, dbname, cause).get(code)
     if lasting is not None:
         return Forbidden(f"{place} {lasting}")
     return Unavailable(f"{place} refused the login for now ({code or 'for a reason not known to us'})")
 
 
-def _lasting(config: PostgreSQL, dbname: str) -> dict[str, str]:
+def _lasting(config: PostgreSQL, dbname: str, cause: str) -> dict[str, str]:
     """Refusals that an operator has to remove, each with the remedy."""
     user = config.user
+    tls = cause or "check sslrootcert and the host's name"
     proof = f"password_file {config.password_file}" if config.password_file else "sslcert, or a password_file"
     return {
         "28P01": f"refuses the password of {user}: correct {proof}",
-        "28000": f"does not let {user} in: see pg_hba.conf, LOGIN and {proof}",
+        "28000": f"does not let {user} in: see pg_hba.conf, LOGIN and {proof}{cause and ': '}{cause}",
         "42501": f"does not let {user} into database {dbname}: GRANT CONNECT",
         "auth-method": f"asks for another kind of login than {_methods(config)}: see its pg_hba.conf",
         "no-password": f"wants a proof from {user}: set password_file, or sslcert and sslkey",
-        "tls": f"and we found no common TLS at sslmode {config.sslmode}: check sslrootcert and the host's name",
+        "tls": f"and we found no common TLS at sslmode {config.sslmode}: {tls}",
     }

@@ -165,6 +165,7 @@ def test_a_refused_login_says_what_to_do(code, kind, words):
     assert words in str(error)
     assert str(error).startswith("postgresql: db.example:5432 ")
     assert error.unreachable is (code == "unreachable")
+    assert error.code == (code if code[:1].isdigit() else "")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,11 @@ def test_a_refused_login_says_what_to_do(code, kind, words):
         ('connection to server at "127.0.0.1", port 9 failed: Connection refused', "is PostgreSQL up"),
         ("connection timeout expired", "a firewall on the way"),
         ('connection to server on socket "/x/.s.PGSQL.5432" failed: No such file or directory', "socket directory"),
+        ("server does not support SSL, but SSL was required", "has no TLS"),
+        ("SSL error: certificate verify failed", "not signed by it"),
+        ('server certificate for "a" does not match host name "b"', "another name"),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "a", database "b", no encryption', "without TLS"),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "a", database "b", SSL off', "without TLS"),
         ("something else altogether", ""),
     ],
 )

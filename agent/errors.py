@@ -54,11 +54,13 @@ class CredentialRefused(LeaseholdError):
 
     Attributes:
         code: the SQLSTATE, or "" where the server sent none.
+        lacking: what a probe found no privilege on, such as "table reports"; "" where it was not that, or not told.
     """
 
-    def __init__(self, message: str, *, code: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", lacking: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.lacking = lacking
 
 
 class UpstreamError(LeaseholdError):

@@ -40,6 +40,12 @@ _WORDS = {
     "42501": "no CONNECT privilege on the database",
     "3D000": "the database does not exist",
 }
+# Its kind and name and nothing else: the rest of a message may be a function's own words.
+_DENIED = re.compile(
+    r"permission denied for "
+    r"(schema|(?:foreign )?table|(?:materialized )?view|sequence|function|procedure|type) (.{1,200})",
+    re.DOTALL,
+)
 _PROBE_WORDS = {
     "42501": "a privilege is missing",
     "42P01": "the table does not exist, or is in no schema of the search path",
@@ -76,12 +82,14 @@ class Failure:
         code: the SQLSTATE, "" where there is none.
         refused: the server answered that the credential is not good for this; otherwise nothing was found out.
         final: trying again would find out no more.
+        lacking: what the probe found no privilege on, such as "table reports", where the server says so in English.
     """
 
     reason: str
     code: str = ""
     refused: bool = False
     final: bool = False
+    lacking: str = ""
 
 
 async def load(module: str) -> None:
@@ -272,4 +280,15 @@ def _probe_failure(result: "PGresult") -> Failure:
     if code.startswith(_PASSING):
         return Failure(reason=f"the probe was not answered (SQLSTATE {code})", code=code)
     why = _PROBE_WORDS.get(code, "see the server's log")
-    return Failure(reason=f"the probe fails with SQLSTATE {code}: {why}", code=code, refused=True)
+    lacking = _lacking(result.error_field(DiagnosticField.MESSAGE_PRIMARY)) if code == "42501" else ""
+    if lacking:
+        why = f"{why} on {lacking}"
+    return Failure(reason=f"the probe fails with SQLSTATE {code}: {why}", code=code, refused=True, lacking=lacking)
+
+
+def _lacking(message: bytes | None) -> str:
+    """The object that a message of the server refuses, its kind first; "" where it says so in other words."""
+    denied = _DENIED.fullmatch((message or b"").decode(errors="replace"))
+    if denied is None:
+        return ""
+    return f"{denied[1]} {''.join(letter if letter.isprintable() else '?' for letter in denied[2])}"

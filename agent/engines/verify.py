@@ -105,7 +105,11 @@ class LoginVerifier:
         await self._try_until(trial, until)
         for target, failure in trial.failures.items():
             if failure.refused:
-                raise CredentialRefused(f"{target} refuses the new credential: {failure.reason}", code=failure.code)
+                raise CredentialRefused(
+                    f"{target} refuses the new credential: {failure.reason}",
+                    code=failure.code,
+                    lacking=failure.lacking,
+                )
         for target, failure in trial.failures.items():
             _log.warning(Event.VERIFY_FAILED, server=str(target), reason=failure.reason)
         return not trial.failures

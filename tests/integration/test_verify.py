@@ -103,12 +103,12 @@ async def test_a_database_that_does_not_exist_is_refused(target: Target) -> None
 @pytest.mark.parametrize(
     ("probe", "code", "said"),
     [
-        ("SELECT 1 FROM private.books", "42501", "a privilege is missing"),
-        ("SELECT note FROM hidden", "42501", "a privilege is missing"),
+        ("SELECT 1 FROM private.books", "42501", "a privilege is missing on schema private"),
+        ("SELECT note FROM hidden", "42501", "a privilege is missing on table hidden"),
         ("SELECT 1 FROM nothing", "42P01", "does not exist"),
         ("SELECT nothing FROM reports", "42703", "SQLSTATE 42703"),
         ("SELECT 1/0", "22012", "SQLSTATE 22012"),
-        ("DELETE FROM reports", "42501", "a privilege is missing"),
+        ("DELETE FROM reports", "42501", "a privilege is missing on table reports"),
         ("SELEKT", "42601", "SQLSTATE 42601"),
         ("SELECT 1; SELECT 1 FROM nothing", "42P01", "does not exist"),
     ],

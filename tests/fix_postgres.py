@@ -18,9 +18,12 @@ from psycopg import sql
 from agent.dev.binaries import REMEDY
 from agent.dev.cluster import Binaries, Cluster, find_binaries
 from agent.leases.lease import Secret
+from tests import majors
 
-FOUND = {one.major: one for one in find_binaries()}
 _ASKED = tuple(int(word) for word in os.environ.get("LEASEHOLD_TEST_MAJORS", "").split(",") if word)
+# What `make majors` fetched is used where it is asked for by number.
+_FETCHED = {major: one for major, one in majors.unpacked().items() if major in _ASKED}
+FOUND = _FETCHED | {one.major: one for one in find_binaries()}
 _REQUIRED = "postgres" in os.environ.get("LEASEHOLD_TEST_REQUIRE", "").split(",")
 MAJORS: tuple[int, ...] = _ASKED or tuple(FOUND) or (0,)  # 0: there is none
 SETTINGS = {"max_prepared_transactions": "10"}
@@ -169,6 +172,14 @@ def create_database(cluster: Cluster, directory: Path) -> Database:
     return one
 
 
+def force_drop(conn: psycopg.Connection[tuple[Any, ...]], dbname: str) -> None:
+    """Drop a database, whoever is in it; before PostgreSQL 13 there is no WITH (FORCE)."""
+    forced = conn.info.server_version >= 130000
+    if not forced:
+        conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (dbname,))
+    conn.execute(sql.SQL("DROP DATABASE {}" + " WITH (FORCE)" * forced).format(sql.Identifier(dbname)))
+
+
 def _roles(cluster: Cluster) -> set[str]:
     with superuser(cluster) as conn:
         return {row[0] for row in conn.execute("SELECT rolname FROM pg_roles")}
@@ -179,7 +190,7 @@ def drop_database(one: Database, keep: set[str]) -> None:
     for (gid,) in one.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"):
         one.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
     with superuser(one.cluster) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(one.dbname)))
+        force_drop(conn, one.dbname)
         left = _roles(one.cluster) - keep
         # A role that granted a membership can go only after that membership: minted users before their admin.
         for role in sorted(left, key=lambda name: name in (one.admin, one.group)):

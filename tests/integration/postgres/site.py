@@ -18,7 +18,7 @@ from agent.clock import SystemClock
 from agent.config.model import Duration, PostgreSQL, Role
 from agent.engines.postgres import PostgresEngine, build
 from agent.leases.lease import Grant, Lease
-from tests.fix_postgres import MAJORS, Database, superuser
+from tests.fix_postgres import MAJORS, Database, force_drop, superuser
 
 ROLE = "database/creds/app-readonly"
 
@@ -126,7 +126,7 @@ class Site:
                 yield conn
         finally:
             with superuser(self.database.cluster) as conn:
-                conn.execute(f'DROP DATABASE "{dbname}" WITH (FORCE)')
+                force_drop(conn, dbname)
 
 
 def username(grant: Grant) -> str:

@@ -184,6 +184,7 @@ class Program:
         argv: after `python -m agent`.
         directory: working directory; takes the output.
         before: words in front of the interpreter, such as a wrapping shell.
+        module: what runs in place of `agent`, and what it takes before `argv`.
     """
 
     def __init__(
@@ -193,6 +194,7 @@ class Program:
         *,
         python: str = sys.executable,
         before: Sequence[str] = (),
+        module: Sequence[str] = ("agent",),
         environment: Mapping[str, str] | None = None,
         uid: int | None = None,
     ) -> None:
@@ -202,7 +204,7 @@ class Program:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LEASE", "COV_"))}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [*before, python, "-m", "agent", *argv],
+                [*before, python, "-m", *module, *argv],
                 cwd=directory,
                 env={**kept, **(environment or {})},
                 stdin=subprocess.DEVNULL,

@@ -106,7 +106,7 @@ class Builder:
             if not roles:
                 continue
             engine = postgres.build(name, server, roles, holder=self.holder, incarnation=incarnation, clock=self.clock)
-            circuit = Circuit(name, engine, limit=server.max_calls)
+            circuit = Circuit(name, limit=server.max_calls)
             parts.engines[name] = engine
             parts.circuits[name] = circuit
             parts.sweepers[name] = Sweeper(name, engine, circuit, self.clock, server.cleanup_interval)
@@ -115,7 +115,7 @@ class Builder:
     def _renewer(self, name: str, parts: Parts, left: RoleRecord | None) -> Renewer:
         role, clock = self.config.role[name], self.clock
         engine = Observed(
-            parts.circuits[role.upstream],
+            parts.engines[role.upstream],
             role=name,
             upstream=role.upstream,
             requested=role.ttl,
@@ -125,6 +125,7 @@ class Builder:
         return Renewer(
             name,
             engine=engine,
+            gate=parts.circuits[role.upstream],
             cache=self.cache,
             policy=policy_of(role, min_ttl=self.min_ttl),
             clock=clock,

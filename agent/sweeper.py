@@ -10,7 +10,7 @@ from agent.leases.schedule import CALL_DEADLINE
 from agent.log import Event
 
 if TYPE_CHECKING:  # psycopg is imported only after the socket listens
-    from agent.engines.postgres import PostgresEngine
+    from agent.engines.postgres import PostgresEngine, Swept
 
 _log = log.get(__name__)
 
@@ -31,15 +31,16 @@ class Sweeper:
         while True:
             await self._clock.sleep(self._interval)
             try:
-                async with self._clock.timeout(CALL_DEADLINE):
-                    await self._sweep()
+                async with self._circuit.turn(), self._clock.timeout(CALL_DEADLINE):
+                    swept = await self._engine.sweep()
             except TimeoutError:
                 _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=f"no answer within {CALL_DEADLINE:.0f} s")
             except UpstreamError as error:
                 _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=str(error))
+            else:
+                self._tell(swept)
 
-    async def _sweep(self) -> None:
-        swept = await self._circuit.through(self._engine.sweep)
+    def _tell(self, swept: "Swept") -> None:
         failed = frozenset(swept.failed)
         for line in sorted(failed - self._told):  # once each, not every ten seconds
             _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=line)

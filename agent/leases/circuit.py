@@ -1,32 +1,51 @@
 """One gate per upstream: a bound on calls at once, and one probing call for all while nothing answers.
 
-An Engine around an Engine. Only transport failures narrow the gate; a refusal is an answer, and holds nobody else up.
+Every call of the upstream is made in a turn, and its deadline begins with the turn: with a thousand roles due at once,
+the wait for a place is no fault of the upstream's. Only transport failures narrow the gate; a refusal is an answer, and
+holds nobody else up.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from agent import log
 from agent.errors import Unavailable, UpstreamError
-from agent.leases.engine import Engine
-from agent.leases.lease import Grant, Lease
 from agent.log import Event
 
 _log = log.get(__name__)
-T = TypeVar("T")
+
+
+class Gate(Protocol):
+    """Says when a call may be made."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """A block in which one call is made; entering it may take a while."""
+        ...
+
+
+class Open:
+    """A gate that lets everybody through at once."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """See Gate."""
+        return contextlib.nullcontext()
+
+
+OPEN = Open()
 
 
 class Circuit:
-    """`engine` behind a gate.
+    """The gate of one upstream.
 
     Args:
         limit: calls at once while the upstream answers.
     """
 
-    def __init__(self, name: str, engine: Engine, *, limit: int = 4) -> None:
+    def __init__(self, name: str, *, limit: int = 4) -> None:
         self.name = name
-        self._engine = engine
         self._slots = asyncio.Semaphore(limit)
         self._fault = ""
         self._probe: asyncio.Event | None = None
@@ -39,52 +58,50 @@ class Circuit:
         """`closed` while calls pass freely, `open` while one call at a time probes for all."""
         return "open" if self._fault else "closed"
 
-    async def issue(self, role: str, proposed_id: str) -> Grant:
-        """See Engine."""
-        return await self.through(lambda: self._engine.issue(role, proposed_id))
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One call's turn, in the order of asking.
 
-    async def renew(self, lease: Lease, increment: float) -> Grant:
-        """See Engine."""
-        return await self.through(lambda: self._engine.renew(lease, increment))
-
-    async def revoke(self, lease_id: str) -> None:
-        """See Engine."""
-        await self.through(lambda: self._engine.revoke(lease_id))
-
-    async def ping(self) -> None:
-        """See Engine."""
-        await self.through(self._engine.ping)
-
-    async def through(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer of `call`, made when the gate admits it; Unavailable where another's probe has just failed."""
-        if not self._fault:
-            async with self._slots:
-                return await self._attempt(call)
-        if self._probe is None:
-            self._probe = asyncio.Event()
+        Raises:
+            Unavailable: another's probe has just failed; no call was made.
+        """
+        async with contextlib.AsyncExitStack() as place:
+            await self._admit(place)
             try:
-                return await self._attempt(call)
-            finally:
-                self._probe.set()
-                self._probe = None
-        await self._probe.wait()
-        if self._fault:
-            raise Unavailable(self._fault, unreachable=True)
-        async with self._slots:
-            return await self._attempt(call)
+                yield
+            except UpstreamError as error:
+                self._found(str(error) if error.unreachable else "")
+                raise
+            except (asyncio.CancelledError, TimeoutError):
+                # The call's deadline passed, or its caller left: nobody answered in time either way.
+                self._found(f"{self.name} did not answer in time")
+                raise
+            self._found("")
 
-    async def _attempt(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            answer = await call()
-        except UpstreamError as error:
-            self._found(str(error) if error.unreachable else "")
-            raise
-        except asyncio.CancelledError:
-            # The caller's deadline passed, or it left: nobody answered in time either way.
-            self._found(f"{self.name} did not answer in time")
-            raise
-        self._found("")
-        return answer
+    async def _admit(self, place: contextlib.AsyncExitStack) -> None:
+        """Wait for a place, given back when `place` closes."""
+        while True:
+            if self._fault:
+                if self._probe is None:
+                    self._begin_probe(place)
+                    return
+                await self._probe.wait()
+                if self._fault:
+                    raise Unavailable(self._fault, unreachable=True)
+            await self._slots.acquire()
+            if not self._fault:
+                place.callback(self._slots.release)
+                return
+            self._slots.release()  # the upstream fell silent while we waited
+
+    def _begin_probe(self, place: contextlib.AsyncExitStack) -> None:
+        probe = self._probe = asyncio.Event()
+
+        def end() -> None:
+            probe.set()
+            self._probe = None
+
+        place.callback(end)
 
     def _found(self, fault: str) -> None:
         if bool(fault) != bool(self._fault):

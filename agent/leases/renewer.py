@@ -15,6 +15,7 @@ from agent.errors import CredentialRefused, Forbidden, LeaseEnded, Unavailable, 
 from agent.failpoints import Failpoint, reach
 from agent.leases.cache import LeaseCache
 from agent.leases.calls import Calls
+from agent.leases.circuit import OPEN, Gate
 from agent.leases.engine import Engine, Verify
 from agent.leases.lease import Grant, Lease
 from agent.leases.record import Memory, Recorder, RoleRecord
@@ -45,6 +46,7 @@ class Renewer:
         lazy: obtain the role when somebody asks for it, let it go after one idle TTL.
         splay: seconds by which the first call is delayed.
         verify_every: try the published credential again this often; 0 means never.
+        gate: every call of the engine waits for its turn there.
         on_failed: told once when `policy.attempts` attempts in a row have failed.
     """
 
@@ -63,10 +65,12 @@ class Renewer:
         lazy: bool = False,
         splay: float = 0.0,
         verify_every: float = 0.0,
+        gate: Gate = OPEN,
         on_failed: Callable[[str, str], None] = lambda role, error: None,
     ) -> None:
         self.role = role
         self._calls = Calls(role, engine, verify, clock)
+        self._gate = gate
         self._cache = cache
         self._policy = policy
         self._clock = clock
@@ -78,6 +82,7 @@ class Renewer:
         self._tenure = Tenure(
             role,
             engine=engine,
+            gate=gate,
             cache=cache,
             policy=policy,
             clock=clock,
@@ -198,7 +203,9 @@ class Renewer:
         began = self._clock.now()
         deadline = self._policy.deadline_for(tenure.current)
         try:
-            grant = await self._calls.issue(proposed, deadline)
+            async with self._gate.turn():
+                began = self._clock.now()
+                grant = await self._calls.issue(proposed, deadline)
         except UpstreamError as error:
             if error.outcome_unknown:
                 tenure.retirement.doom(proposed, began + deadline)
@@ -247,7 +254,9 @@ class Renewer:
         tenure = self._tenure
         began = self._clock.now()
         try:
-            grant = await self._calls.renew(lease, self._policy.deadline_for(lease))
+            async with self._gate.turn():
+                began = self._clock.now()
+                grant = await self._calls.renew(lease, self._policy.deadline_for(lease))
         except (LeaseEnded, Forbidden) as error:
             tenure.cannot_renew(lease, error, began)
             return

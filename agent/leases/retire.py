@@ -14,6 +14,7 @@ from agent import log
 from agent.clock import Clock, wait_for
 from agent.errors import UpstreamError
 from agent.failpoints import Failpoint, reach
+from agent.leases.circuit import Gate
 from agent.leases.engine import Engine
 from agent.leases.lease import Lease
 from agent.leases.schedule import (
@@ -41,10 +42,11 @@ class Retirement:
     """
 
     def __init__(
-        self, role: str, engine: Engine, clock: Clock, rng: random.Random, on_revoked: Callable[[], None]
+        self, role: str, engine: Engine, gate: Gate, clock: Clock, rng: random.Random, on_revoked: Callable[[], None]
     ) -> None:
         self.role = role
         self._engine = engine
+        self._gate = gate
         self._clock = clock
         self._random = rng
         self._on_revoked = on_revoked
@@ -139,10 +141,10 @@ class Retirement:
             retry_in=round(max(again, self._view.again_not_before) - now, 1),
         )
 
-    async def _attempt(self, retired: Retired, deadline: float) -> str | None:
-        """Revoke once; the failure in one line, or None."""
+    async def _attempt(self, retired: Retired, deadline: float, within: float | None = None) -> str | None:
+        """Revoke once; the failure in one line, or None. `within` bounds the wait for its turn too."""
         try:
-            async with self._clock.timeout(deadline):
+            async with self._clock.timeout(within), self._gate.turn(), self._clock.timeout(deadline):
                 await self._engine.revoke(retired.lease_id)
         except TimeoutError:
             return f"no answer within {deadline:.0f} s"
@@ -173,7 +175,7 @@ class Retirement:
             left = ends - self._clock.now()
             if left <= 0:
                 break
-            error = await self._attempt(retired, min(left, CALL_DEADLINE))
+            error = await self._attempt(retired, min(left, CALL_DEADLINE), within=left)
             if error is None:
                 return ""
             delay = backoff(failures, self._random.random())

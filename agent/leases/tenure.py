@@ -13,6 +13,7 @@ from agent import log
 from agent.clock import Clock
 from agent.errors import CredentialRefused, LeaseGone, UpstreamError
 from agent.leases.cache import LeaseCache
+from agent.leases.circuit import Gate
 from agent.leases.counter import Counter
 from agent.leases.engine import Engine
 from agent.leases.failures import Failures
@@ -60,6 +61,7 @@ class Tenure:
         role: str,
         *,
         engine: Engine,
+        gate: Gate,
         cache: LeaseCache,
         policy: Policy,
         clock: Clock,
@@ -77,7 +79,7 @@ class Tenure:
         self._lazy = lazy
         self._revoke_after: float | None = None
         self.changed = asyncio.Event()
-        self.retirement = Retirement(role, engine, clock, rng, on_revoked=self.changed.set)
+        self.retirement = Retirement(role, engine, gate, clock, rng, on_revoked=self.changed.set)
         self.gone = False
         # A reader may have asked before we were there: the socket listens first.
         self.view = RoleView(wanted=not lazy or cache.read_at(role) > -math.inf)

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 
 from agent.leases.cache import LeaseCache
+from agent.leases.circuit import OPEN, Gate
 from agent.leases.engine import Verify
 from agent.leases.lease import Grant, Lease, Secret
 from agent.leases.renewer import Renewer
@@ -45,6 +46,7 @@ class Rig:
     lazy: bool = False
     splay: float = 0.0
     verify_every: float = 0.0
+    gate: Gate = OPEN
     seed: int = 1
     cache: LeaseCache = field(default_factory=lambda: LeaseCache([ROLE]))
 
@@ -61,6 +63,7 @@ class Rig:
             lazy=self.lazy,
             splay=self.splay,
             verify_every=self.verify_every,
+            gate=self.gate,
             on_failed=lambda role, error: self.failed.append(error),
         )
 

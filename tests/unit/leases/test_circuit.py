@@ -1,18 +1,28 @@
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from agent.errors import Forbidden, Unavailable
-from agent.leases.circuit import Circuit
-from agent.leases.lease import Lease
+from agent.leases.circuit import OPEN, Circuit
 from tests.fakes import FakeClock, FakeEngine, settle
+from tests.unit.leases.builders import ROLE, Rig
+
+GONE = Unavailable("gone", unreachable=True)
+
+
+async def through(circuit: Circuit, call: Callable[[], Awaitable[object]]) -> None:
+    """One call in its turn."""
+    async with circuit.turn():
+        await call()
 
 
 async def test_calls_at_once_are_bounded(clock: FakeClock) -> None:
     engine = FakeEngine(clock, script=lambda op, n: 10.0)
-    circuit = Circuit("db", engine, limit=2)
+    circuit = Circuit("db", limit=2)
 
-    tasks = [asyncio.create_task(circuit.issue("r", str(n))) for n in range(5)]
+    tasks = [asyncio.create_task(through(circuit, partial(engine.issue, "r", str(n)))) for n in range(5)]
     await clock.advance(10)
     assert len(engine.ends) == 2
     await clock.advance(20)
@@ -21,14 +31,14 @@ async def test_calls_at_once_are_bounded(clock: FakeClock) -> None:
 
 
 async def test_one_call_probes_for_all_while_nothing_answers(clock: FakeClock) -> None:
-    engine = FakeEngine(clock, script=lambda op, n: Unavailable("gone", unreachable=True))
-    circuit = Circuit("db", engine)
+    engine = FakeEngine(clock, script=lambda op, n: GONE)
+    circuit = Circuit("db")
     with pytest.raises(Unavailable):
-        await circuit.ping()
+        await through(circuit, engine.ping)
     assert circuit.state == "open"
     engine.script = lambda op, n: 5.0
 
-    tasks = [asyncio.create_task(circuit.ping()) for _ in range(10)]
+    tasks = [asyncio.create_task(through(circuit, engine.ping)) for _ in range(10)]
     await clock.advance(1)
     waiting = len([task for task in tasks if not task.done()])
     engine.script = lambda op, n: None
@@ -40,56 +50,134 @@ async def test_one_call_probes_for_all_while_nothing_answers(clock: FakeClock) -
 
 
 async def test_a_failed_probe_answers_all_who_waited_without_another_call(clock: FakeClock) -> None:
-    engine = FakeEngine(clock, script=lambda op, n: Unavailable("gone", unreachable=True))
-    circuit = Circuit("db", engine)
+    engine = FakeEngine(clock, script=lambda op, n: GONE)
+    circuit = Circuit("db")
     with pytest.raises(Unavailable):
-        await circuit.ping()
+        await through(circuit, engine.ping)
 
     async def slow_failure() -> None:
         await clock.sleep(3)
         raise Unavailable("still gone", unreachable=True)
 
-    engine.ping = slow_failure  # type: ignore[method-assign]
-    tasks = [asyncio.create_task(circuit.ping()) for _ in range(5)]
+    probes = [asyncio.create_task(through(circuit, slow_failure))]
+    probes += [asyncio.create_task(through(circuit, engine.ping)) for _ in range(4)]
     await clock.advance(3)
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    results = await asyncio.gather(*probes, return_exceptions=True)
 
     assert {str(result) for result in results} == {"still gone"}
     assert engine.count("ping") == 1
 
 
-async def test_renewals_and_revocations_pass_the_same_gate(clock: FakeClock) -> None:
-    engine = FakeEngine(clock)
-    circuit = Circuit("db", engine)
+async def test_who_waits_for_a_place_when_the_upstream_falls_silent_makes_no_call_of_its_own(clock: FakeClock) -> None:
+    """A thousand queued calls must not each find out for themselves, ten seconds long."""
+    engine = FakeEngine(clock, script=lambda op, n: 10.0)
+    circuit = Circuit("db", limit=2)
 
-    grant = await circuit.issue("r", "1")
-    held = Lease(first=grant, last=grant, issued_at=0.0, granted_at=0.0, jitter=0.0)
-    await circuit.renew(held, 60.0)
-    await circuit.revoke("1")
+    async def patient() -> None:
+        async with circuit.turn(), clock.timeout(4.0):
+            await engine.ping()
 
-    assert [operation for _, operation, _ in engine.calls] == ["issue", "renew", "revoke"]
+    tasks = [asyncio.create_task(patient()) for _ in range(20)]
+    await clock.advance(9)
+
+    assert all(task.done() and task.exception() is not None for task in tasks)
+    assert engine.count("ping") == 3  # two that found out, one that probed for the rest
+
+
+async def test_a_place_is_given_back_whatever_the_gate_has_found(clock: FakeClock) -> None:
+    answers = [GONE, None, Forbidden("no"), None]
+    engine = FakeEngine(clock, script=lambda op, n: answers[0])
+    circuit = Circuit("db", limit=1)
+    while len(answers) > 1:
+        await asyncio.gather(*(through(circuit, engine.ping) for _ in range(3)), return_exceptions=True)
+        answers.pop(0)
+
+    await through(circuit, engine.ping)
+
+    assert circuit.state == "closed"
 
 
 async def test_a_refusal_holds_nobody_else_up(clock: FakeClock) -> None:
-    circuit = Circuit("db", FakeEngine(clock, script=lambda op, n: Forbidden("no")))
+    engine = FakeEngine(clock, script=lambda op, n: Forbidden("no"))
+    circuit = Circuit("db")
 
     with pytest.raises(Forbidden):
-        await circuit.issue("r", "1")
+        await through(circuit, engine.ping)
 
     assert circuit.state == "closed"
 
 
 async def test_a_caller_whose_deadline_passes_narrows_the_gate_and_frees_its_place(clock: FakeClock) -> None:
     engine = FakeEngine(clock, script=lambda op, n: 100.0)
-    circuit = Circuit("db", engine, limit=1)
+    circuit = Circuit("db", limit=1)
 
-    task = asyncio.create_task(circuit.ping())
+    task = asyncio.create_task(through(circuit, engine.ping))
     await settle()
     task.cancel()
     await settle()
     assert circuit.state == "open"
     engine.script = lambda op, n: None
-    await circuit.ping()
+    await through(circuit, engine.ping)
 
     assert circuit.state == "closed"
     assert "closed" in repr(circuit)
+
+
+async def test_a_caller_that_leaves_the_queue_says_nothing_about_the_upstream(clock: FakeClock) -> None:
+    engine = FakeEngine(clock, script=lambda op, n: 5.0)
+    circuit = Circuit("db", limit=1)
+    first, second = (asyncio.create_task(through(circuit, engine.ping)) for _ in range(2))
+    await settle()
+
+    second.cancel()
+    await clock.advance(5)
+
+    assert first.done()
+    assert first.exception() is None
+    assert circuit.state == "closed"
+    assert engine.count("ping") == 1
+
+
+async def test_a_role_waits_for_its_turn_as_long_as_it_takes_and_loses_no_life_by_it(clock: FakeClock) -> None:
+    """A thousand roles that start at once: the last one's turn comes after more than a call's deadline."""
+    circuit = Circuit("db", limit=1)
+    rig = Rig(clock, FakeEngine(clock, ttl=60), gate=circuit)
+    taken = asyncio.create_task(through(circuit, lambda: clock.sleep(30.0)))
+    await settle()
+    task = asyncio.create_task(rig.renewer.run())
+
+    await clock.advance(29)
+    before = rig.engine.count("issue")
+    await clock.advance(1)
+    snapshot = rig.cache.read(ROLE, clock.now())
+    task.cancel()
+    await settle()
+
+    assert taken.done()
+    assert before == 0
+    assert snapshot is not None
+    assert snapshot.remaining(clock.now()) == 60.0
+    assert rig.engine.count("issue", ok=False) == 0
+
+
+async def test_the_stop_keeps_its_deadline_although_others_hold_every_place(clock: FakeClock) -> None:
+    circuit = Circuit("db", limit=1)
+    rig = Rig(clock, FakeEngine(clock, ttl=60), gate=circuit)
+    task = asyncio.create_task(rig.renewer.run())
+    await settle()
+    task.cancel()
+    await settle()
+    taken = asyncio.create_task(through(circuit, lambda: clock.sleep(1000.0)))
+    await settle()
+
+    closing = asyncio.create_task(rig.renewer.close(8.0))
+    await clock.advance(8)
+
+    assert closing.done()
+    assert "not revoked" in closing.result()[0]
+    taken.cancel()
+
+
+async def test_the_open_gate_lets_everybody_through_at_once() -> None:
+    async with OPEN.turn(), OPEN.turn():
+        pass

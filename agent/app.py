@@ -15,7 +15,7 @@ from agent import __version__, log
 from agent.api.access import AllowList
 from agent.api.health import Probes
 from agent.api.server import Server
-from agent.clock import Clock, wait_for
+from agent.clock import Clock, Dials, wait_for
 from agent.config.model import Config
 from agent.failpoints import Failpoint, reach
 from agent.hook import run_hook
@@ -31,7 +31,7 @@ _log = log.get(__name__)
 T = TypeVar("T")
 
 TICK = 5.0
-"""The watchdog looks this often (seconds) whether the machine was suspended or the loop was stuck."""
+"""The watchdog looks this often (seconds) whether the machine was suspended, the loop stuck or a clock set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,16 +197,21 @@ class App:
             await wait_for(self._clock, hurry, grace)
 
     async def _watch(self) -> None:
-        """Timers do not count suspend, the dial does: when it ran ahead, everyone looks at the clock once."""
+        """Timers do not count suspend, the dial does: when it ran ahead, everyone looks at the clock once.
+
+        When somebody has set the wall clock, readers are told anew when their credentials end; nothing else is done.
+        """
+        dials = Dials(self._clock)
         while True:
-            before = self._clock.now()
-            await self._clock.sleep(TICK)
+            jump = await dials.look(TICK)
             self._ticked_at = self._clock.now()
-            late = self._ticked_at - before - TICK
-            if late > 2.0:
-                _log.warning(Event.CLOCK_JUMP, took=round(late, 1))
+            if jump.slept:
+                _log.warning(Event.CLOCK_JUMP, took=round(jump.slept, 1), reason="suspended, or stuck")
                 for renewer in self._parts.renewers.values():
                     renewer.recheck()
+            if jump.set_by:
+                _log.warning(Event.CLOCK_JUMP, set_by=round(jump.set_by, 1), reason="the wall clock was set")
+                self.cache.wall_set(self._clock.now(), self._clock.wall())
 
     def _called(self, call: Call) -> None:
         """One call of an upstream has ended."""

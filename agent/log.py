@@ -70,7 +70,7 @@ _FIELDS = frozenset(
     {
         *("role", "upstream", "lease", "error", "retry_in", "attempt", "ttl", "remaining", "expires_in", "verified"),
         *("reason", "path", "mode", "count", "socket", "host", "state", "deadline", "server", "signal", "took"),
-        *("version", "left", "warning", "uid", "gid", "pid", "operation", "name"),
+        *("version", "left", "set_by", "warning", "uid", "gid", "pid", "operation", "name"),
         *("event", "level", "timestamp", "part", "module", "func_name", "lineno"),
     }
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from agent.clock import SET
 from agent.leases.lease import Lease
 
 
@@ -56,7 +57,8 @@ class Snapshot:
             increasing.
         request_id: one UUID per snapshot; it changes with every renewal.
         until: dial instant from which it is served no more (its end less the safety margin).
-        expires_wall: Unix time of its end, fixed once per snapshot so that readers always see the same.
+        expires_wall: Unix time of its end, fixed once per snapshot so that readers always see the same; told anew when
+            somebody sets the wall clock.
         verified: whether a login with it succeeded before it was published.
         stale: whether renewing it fails at the moment.
     """
@@ -167,8 +169,9 @@ class LeaseCache:
         if entry.snapshot is None:
             return
         moved = wall + (lease.expires_at - now)
-        if lease.expires_at >= entry.snapshot.lease.expires_at:
-            moved = max(moved, entry.snapshot.expires_wall)
+        told = entry.snapshot.expires_wall
+        if lease.expires_at >= entry.snapshot.lease.expires_at and moved > told - SET:
+            moved = max(moved, told)  # rounding takes nothing back; a wall clock that was set back does
         entry.snapshot = replace(
             entry.snapshot,
             lease=lease,
@@ -178,6 +181,16 @@ class LeaseCache:
             stale=False,
         )
         entry.changed()
+
+    def wall_set(self, now: float, wall: float) -> None:
+        """Somebody has set the wall clock: tell readers by the new one when each credential ends."""
+        for entry in self._entries.values():
+            if entry.snapshot is None:
+                continue
+            moved = wall + (entry.snapshot.lease.expires_at - now)
+            if abs(moved - entry.snapshot.expires_wall) > SET:
+                entry.snapshot = replace(entry.snapshot, expires_wall=moved, request_id=str(uuid.uuid4()))
+                entry.changed()
 
     def withdraw(self, role: str) -> None:
         """Serve nothing for `role` until the next publish."""

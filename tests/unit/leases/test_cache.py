@@ -48,15 +48,54 @@ def test_a_renewal_keeps_the_generation_and_moves_the_end() -> None:
     assert snapshot.request_id != first.request_id
 
 
-def test_the_end_told_in_wall_time_never_falls_with_a_wall_clock_that_steps_back() -> None:
+def test_the_end_told_in_wall_time_does_not_fall_by_what_two_clocks_part_in_a_while() -> None:
     cache = LeaseCache([ROLE])
     first = published(cache)
 
-    cache.renewed(ROLE, first.lease, until=57.0, now=10.0, wall=5e8)
+    cache.renewed(ROLE, first.lease, until=57.0, now=10.0, wall=1e9 + 9.2)
 
     snapshot = cache.read(ROLE, 11.0)
     assert snapshot is not None
     assert snapshot.expires_wall == first.expires_wall
+
+
+def test_a_renewal_tells_the_end_by_a_wall_clock_that_was_set_back() -> None:
+    """An end of yesterday's clock would be a day too late today."""
+    cache = LeaseCache([ROLE])
+    first = published(cache)
+
+    cache.renewed(ROLE, first.lease, until=57.0, now=10.0, wall=1e9 + 10 - 86400)
+
+    snapshot = cache.read(ROLE, 11.0)
+    assert snapshot is not None
+    assert snapshot.expires_wall == pytest.approx(first.expires_wall - 86400)
+    assert snapshot.generation == first.generation
+
+
+@pytest.mark.parametrize("step", [-86400.0, -3600.0, 3600.0, 86400.0])
+def test_a_wall_clock_that_was_set_moves_the_end_told_and_nothing_else(step: float) -> None:
+    cache = LeaseCache([ROLE, "other"])
+    first = published(cache)
+    seen = cache.version(ROLE)
+
+    cache.wall_set(10.0, 1e9 + 10 + step)
+
+    snapshot = cache.read(ROLE, 10.0)
+    assert snapshot is not None
+    assert snapshot.expires_wall == pytest.approx(first.expires_wall + step)
+    assert snapshot.request_id != first.request_id
+    assert (snapshot.generation, snapshot.lease, snapshot.until) == (first.generation, first.lease, first.until)
+    assert cache.version(ROLE) > seen
+    assert cache.version("other") == 0
+
+
+def test_a_wall_clock_that_agrees_changes_nothing() -> None:
+    cache = LeaseCache([ROLE])
+    first = published(cache)
+
+    cache.wall_set(10.0, 1e9 + 10.4)
+
+    assert cache.read(ROLE, 10.0) == first
 
 
 def test_a_withdrawn_role_serves_nothing() -> None:

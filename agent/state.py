@@ -5,13 +5,13 @@ with the holder and the newest incarnation. A lock keeps a second agent out. Ins
 process but not a boot: a record of another boot names leases to revoke and nothing to serve.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ class StateDir:
         self._boot = boot
         self._allow_disk = allow_disk
         self._lock: int | None = None
-        self._saving: dict[str, asyncio.Lock] = {}
+        self._newest: dict[str, RoleRecord] = {}
+        # A writing thread outlives the task that was cancelled: whichever writes last, it writes the newest record.
+        self._writing = threading.Lock()
 
     def open(self, least: int) -> int:
         """Lock the directory; the number of this incarnation, at least `least` and greater than any before.
@@ -87,19 +89,21 @@ class StateDir:
 
     async def save(self, role: str, record: RoleRecord) -> None:
         """See `agent.leases.record.Recorder`."""
-        async with self._saving.setdefault(role, asyncio.Lock()):
-            try:
-                await in_daemon_thread(lambda: self._save(role, record))
-            except OSError as error:
-                # A full volume must not take the credential away; only a crash now would lose the lease's record.
-                _log.warning(Event.STATE_FAILED, role=role, path=str(self._path), error=str(error.strerror))
+        self._newest[role] = record
+        try:
+            await in_daemon_thread(lambda: self._save(role))
+        except OSError as error:
+            # A full volume must not take the credential away; only a crash now would lose the lease's record.
+            _log.warning(Event.STATE_FAILED, role=role, path=str(self._path), error=str(error.strerror))
 
-    def _save(self, role: str, record: RoleRecord) -> None:
+    def _save(self, role: str) -> None:
         path = self._file(role)
-        if record.empty:
-            atomicfile.remove(path)
-            return
-        self._write(path.name, {"boot": self._boot, "holder": self._holder, "role": role, **_plain(record)})
+        with self._writing:
+            record = self._newest[role]
+            if record.empty:
+                atomicfile.remove(path)
+                return
+            self._write(path.name, {"boot": self._boot, "holder": self._holder, "role": role, **_plain(record)})
 
     def close(self) -> None:
         """Let go of the directory; records of what is still alive stay."""

@@ -37,7 +37,8 @@ class Recorder(Protocol):
     async def save(self, role: str, record: RoleRecord) -> None:
         """Remember `record` in place of the role's last one; when this returns, a crash loses nothing.
 
-        Never raises: what cannot be remembered is said, and the agent goes on.
+        Never raises: what cannot be remembered is said, and the agent goes on. Cancelling it stops the waiting only;
+        whatever is saved after it stands in the end.
         """
         ...
 
@@ -52,9 +53,10 @@ class Memory:
 
     async def save(self, record: RoleRecord) -> None:
         """Remember `record`."""
-        if self._recorder is not None and record != self.newest:
+        changed = record != self.newest
+        self.newest = record  # before the wait: one that is cancelled has been written all the same
+        if self._recorder is not None and changed:
             await self._recorder.save(self.role, record)
-        self.newest = record
 
     async def keep(self, current: Lease | None, retired: tuple[Retired, ...], *, proposed: str = "") -> None:
         """Remember the role's present leases, and an issue about to begin."""

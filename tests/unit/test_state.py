@@ -1,11 +1,13 @@
 import asyncio
 import math
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from agent.errors import StartError
+from agent.failpoints import Failpoint, armed
 from agent.leases.lease import Lease
 from agent.leases.record import RoleRecord
 from agent.leases.schedule import Retired
@@ -141,6 +143,34 @@ def test_a_full_volume_does_not_stop_the_agent(tmp_path: Path) -> None:
 
     save(state, record())
 
+    state.close()
+
+
+def test_a_cancelled_save_never_comes_after_a_later_one(tmp_path: Path) -> None:
+    """Its thread cannot be stopped; what it would leave is a record of leases that are gone."""
+    state, _ = opened(tmp_path / "state")
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold_up() -> None:
+        began.set()
+        go_on.wait(10.0)
+
+    async def cancelled_then_empty() -> None:
+        early = asyncio.create_task(state.save(ROLE, record()))
+        assert await asyncio.to_thread(began.wait, 10.0)
+        early.cancel()
+        later = asyncio.create_task(state.save(ROLE, RoleRecord()))
+        await asyncio.wait([later], timeout=0.2)
+        go_on.set()
+        await later
+
+    with armed(Failpoint.FILE_STAGED, hold_up):
+        asyncio.run(cancelled_then_empty())
+    for thread in threading.enumerate():
+        if thread.name == "file work":
+            thread.join()
+
+    assert not list((tmp_path / "state").glob("role-*"))
     state.close()
 
 

@@ -33,6 +33,10 @@ from agent.log import Event
 
 _log = log.get(__name__)
 
+HANDED_OVER = 5.0
+"""What drained when the last incarnation died lives this long after the restart, or to its end (seconds): the killed
+agent may have published a successor that it had no time to write into the app's files."""
+
 
 class Retirement:
     """The leases of one role that are on their way out.
@@ -91,9 +95,11 @@ class Retirement:
         self._wake.set()
 
     def restore(self, retired: Sequence[Retired]) -> None:
-        """Take over what an earlier incarnation had still to revoke."""
+        """Take over what an earlier incarnation had still to revoke, what was published not before HANDED_OVER."""
+        soonest = self._clock.now() + HANDED_OVER
         for each in retired:
-            self._add(each)
+            later = max(each.revoke_at, min(soonest, each.ends_at))
+            self._add(replace(each, revoke_at=later) if each.published else each)
 
     def _add(self, retired: Retired) -> None:
         self._view = replace(self._view, draining=(*self._view.draining, retired))

@@ -1,7 +1,8 @@
 """The composition root: builds every part, owns the order of start and stop. Nobody else constructs collaborators.
 
 Start: listen → obtain the required roles → files → started. Heavy libraries are imported only after the socket listens.
-Stop: grace → not ready → stop accepting → finish in flight → revoke in parallel within the deadline → remove files.
+Stop: grace → not ready → stop accepting → finish in flight → remove files → revoke in parallel within the deadline.
+Files go before the users that they name, as the socket does: what is found there works.
 """
 
 import asyncio
@@ -60,6 +61,7 @@ class App:
         self._clock = clock
         self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
         self._started = False
+        self._built = False
         self._stopping = False
         self._ends_at = 0.0
         self._ticked_at = clock.now()
@@ -124,7 +126,8 @@ class App:
         await self._listen()
         crashed = False
         try:
-            if await unless(stop, self._builder.build(self._parts)):
+            self._built = await unless(stop, self._builder.build(self._parts))
+            if self._built:
                 crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
         finally:
             left = await self._end()
@@ -238,18 +241,18 @@ class App:
         return max(0.1, self._ends_at - self._clock.now())
 
     async def _end(self) -> list[str]:
-        """Revoke, remove, close; what is left, a line each. Keeps to `stop_timeout` whatever hangs."""
+        """Remove, revoke, close; what is left, a line each. Keeps to `stop_timeout` whatever hangs."""
         self._begin_to_end()
         left: list[str] = []
         late = "the socket did not close in time"
         if self._server is not None:
             await self._within(self._left() / 4, self._server.stop(0.0), late, left)
+        if self._parts.files is not None and not self._handing_over:
+            late = "files were not removed: their file system does not answer"
+            left += await self._within(min(2.0, self._left() / 4), self._parts.files.remove(), late, left) or []
         if not self._handing_over:
             late = "revocations took too long"
             await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), late, left)
-        if self._parts.files is not None and not self._handing_over:
-            late = "files were not removed: their file system does not answer"
-            left += await self._within(self._left() / 2, self._parts.files.remove(), late, left) or []
         for hook in list(self._hooks):
             hook.cancel()
         closing = (engine.close() for engine in self._parts.engines.values())
@@ -263,8 +266,11 @@ class App:
 
     @property
     def _handing_over(self) -> bool:
-        """Whether the next incarnation gets all: not where nothing records it."""
-        return self._config.agent.on_stop == "handover" and self._parts.state is not None
+        """Whether the next incarnation gets all: not where nothing records it.
+
+        Nor does a run that could not start end what the last one left: it has not taken it over.
+        """
+        return not self._built or (self._config.agent.on_stop == "handover" and self._parts.state is not None)
 
     async def _revoke(self, deadline: float, left: list[str]) -> None:
         closing = (renewer.close(deadline) for renewer in self._parts.renewers.values())

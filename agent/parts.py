@@ -88,15 +88,15 @@ class Builder:
         agent = self.config.agent
         if agent.state_dir is None:
             return least, {}
-        state = StateDir(Path(agent.state_dir), holder=self.holder, boot=boot_id(), allow_disk=agent.state_allow_disk)
+        path, allow_disk = Path(agent.state_dir), agent.state_allow_disk
 
-        def take_over() -> tuple[int, dict[str, RoleRecord]]:
+        def take_over() -> tuple[StateDir, int, dict[str, RoleRecord]]:
+            state = StateDir(path, holder=self.holder, boot=boot_id(), allow_disk=allow_disk)
             incarnation = state.open(least)
-            return incarnation, {role: state.load(role) for role in self.config.role}
+            return state, incarnation, {role: state.load(role) for role in self.config.role}
 
-        taken = await in_daemon_thread(take_over)
-        parts.state = state
-        return taken
+        parts.state, incarnation, left = await in_daemon_thread(take_over)
+        return incarnation, left
 
     def _build_engines(self, parts: Parts, incarnation: int) -> None:
         from agent.engines import postgres

@@ -145,6 +145,8 @@ class Renewer:
         Returns:
             What could not be revoked, a line each.
         """
+        if not self._tenure.taken_over:  # the stop came before the first step
+            self._tenure.take_over(self._memory.newest)
         left = await self._tenure.end(deadline)
         await self._memory.keep(None, self._tenure.retired)
         return left

@@ -54,6 +54,7 @@ class Tenure:
     Attributes:
         view: all that decides what happens next.
         gone: whether the current lease is known to be dead already.
+        taken_over: whether it holds what the last incarnation left.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Tenure:
         self.changed = asyncio.Event()
         self.retirement = Retirement(role, engine, gate, clock, rng, on_revoked=self.changed.set)
         self.gone = False
+        self.taken_over = False
         # A reader may have asked before we were there: the socket listens first.
         self.view = RoleView(wanted=not lazy or cache.read_at(role) > -math.inf)
         if lazy:
@@ -179,6 +181,7 @@ class Tenure:
     def take_over(self, left: RoleRecord) -> None:
         """Hold what the last incarnation left; it is not served yet."""
         now = self._clock.now()
+        self.taken_over = True
         self.retirement.restore(left.retired)
         if left.proposed:
             self.retirement.doom(left.proposed, now + CALL_DEADLINE)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from agent import log
 from agent.app import App
@@ -14,9 +15,10 @@ from agent.clock import SystemClock
 from agent.config.model import Agent, Config, Connection, Duration, PostgreSQL, Role, Template
 from agent.errors import ConfigError
 from agent.files.template import check_template
+from agent.leases.record import RoleRecord
+from agent.state import StateDir, boot_id
 from agent.translate import access_of, policy_of
-
-ROLE = "database/creds/app"
+from tests.unit.leases.builders import ROLE, lease
 
 
 def config(*, templates: tuple[Template, ...] = (), stop_timeout: float = 2.0) -> Config:
@@ -85,6 +87,25 @@ async def test_a_wrong_template_ends_the_start_and_leaves_nothing(tmp_path: Path
         await App(config(templates=(template,)), clock=SystemClock()).run(asyncio.Event())
 
     assert os.listdir(tmp_path) == []
+
+
+def test_a_start_that_fails_leaves_what_the_last_run_left(tmp_path: Path, lines: io.StringIO) -> None:
+    """A typo in a template must not cost the app its credential, nor the next start its record."""
+    wrong = Template(destination=str(tmp_path / "f"), contents="{{ nope", roles=(ROLE,), allow_disk=True)
+    state = StateDir(tmp_path / "state", holder="web-0", boot=boot_id(), allow_disk=True)
+    state.open(1)
+    left = RoleRecord(current=lease(ttl=3600.0, at=SystemClock().now()), generation=7, verified=True)
+    asyncio.run(state.save(ROLE, left))
+    state.close()
+    remembering = Agent(state_dir=str(tmp_path / "state"), state_allow_disk=True, holder="web-0")
+
+    app = App(evolve(config(templates=(wrong,)), agent=remembering), clock=SystemClock())
+    with pytest.raises(ConfigError):
+        asyncio.run(app.run(asyncio.Event()))
+
+    state.open(1)
+    assert state.load(ROLE) == left
+    state.close()
 
 
 def test_a_template_source_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

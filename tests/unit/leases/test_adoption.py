@@ -17,8 +17,9 @@ from agent.errors import (
 )
 from agent.leases.cache import LeaseCache
 from agent.leases.engine import Verify
-from agent.leases.record import RoleRecord
+from agent.leases.record import Memory, RoleRecord
 from agent.leases.renewer import Renewer
+from agent.leases.retire import HANDED_OVER
 from agent.leases.schedule import Policy
 from tests.fakes import FakeClock, FakeEngine, settle
 from tests.unit.leases.builders import ROLE
@@ -261,6 +262,61 @@ async def test_a_lazy_role_that_was_in_use_goes_on(clock: FakeClock) -> None:
 
     assert engine.live == [], "and is let go after an idle TTL, like any other"
     await second.crash()
+
+
+async def test_a_stop_before_the_first_step_revokes_what_was_left(clock: FakeClock) -> None:
+    """Nothing may be forgotten that was not revoked."""
+    engine, disk = FakeEngine(clock, ttl=60), Disk()
+    first = await Life(clock, engine, disk).start()
+    first.renewer.replace()
+    await clock.advance(5)
+    assert len(engine.live) == 2
+    await first.crash()
+
+    assert await Life(clock, engine, disk).renewer.close(5.0) == []
+
+    assert engine.live == []
+    assert disk.left.empty
+
+
+async def test_what_drained_is_not_revoked_before_files_can_hold_its_successor(clock: FakeClock) -> None:
+    """The agent may have died between publishing the successor and writing the app's file."""
+    engine, disk = FakeEngine(clock, ttl=60), Disk()
+    first = await Life(clock, engine, disk).start()
+    first.renewer.replace(revoke_after=1.0)
+    await clock.advance(0.5)
+    await first.crash()
+    await clock.advance(1.0)
+
+    second = await Life(clock, engine, disk).start()
+    await clock.advance(HANDED_OVER - 0.5)
+    assert len(engine.live) == 2
+    await clock.advance(1)
+
+    assert len(engine.live) == 1
+    await second.crash()
+
+
+async def test_a_save_that_is_cancelled_counts_as_done(clock: FakeClock) -> None:
+    """The thread that writes goes on; a later record equal to the one before must be written again."""
+    saved: list[RoleRecord] = []
+
+    class Slow:
+        async def save(self, role: str, record: RoleRecord) -> None:
+            saved.append(record)
+            await clock.sleep(1.0)
+
+    memory = Memory(ROLE, Slow(), None)
+    saving = asyncio.create_task(memory.keep(None, (), proposed="p"))
+    await settle()
+    saving.cancel()
+    await settle()
+
+    last = asyncio.create_task(memory.keep(None, ()))
+    await clock.advance(2.0)
+    await last
+
+    assert [one.proposed for one in saved] == ["p", ""]
 
 
 async def test_an_orderly_end_leaves_no_record(clock: FakeClock) -> None:

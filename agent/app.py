@@ -63,6 +63,7 @@ class App:
         self._started = False
         self._built = False
         self._stopping = False
+        self._leaving = False
         self._ends_at = 0.0
         self._ticked_at = clock.now()
         self._hooks: set[asyncio.Task[None]] = set()
@@ -98,6 +99,15 @@ class App:
         """Whether the loop turns; never depends on an upstream (R003-110)."""
         return self._clock.now() - self._ticked_at < 3 * TICK
 
+    def missing(self) -> list[str]:
+        """What the start still waits for, a line each: roles without a credential, or else files; never empty."""
+        now = self._clock.now()
+        roles = [role for role in self._required if not self.cache.read(role, now)]
+        if roles:
+            return [f"{role}: {self.cache.status(role).error or 'no credential yet'}" for role in sorted(roles)]
+        files = [file for file in self._file_states() if file["state"] != "written"]
+        return [f"{file['path']}: {file['error'] or 'not written yet'}" for file in files] or ["not started yet"]
+
     def _file_states(self) -> list[dict[str, Any]]:
         return [] if self._parts.files is None else [state.as_dict() for state in self._parts.files.states()]
 
@@ -132,6 +142,10 @@ class App:
         finally:
             left = await self._end()
         return Ended(crashed=crashed, left=left)
+
+    def leave_all(self) -> None:
+        """Leave every lease and file as it is at the end: somebody takes over, or the leases end by themselves."""
+        self._leaving = True
 
     async def _work(self, stop: asyncio.Event, hurry: asyncio.Event, on_started: Callable[[], None]) -> bool:
         """Serve until `stop`; True if a part of the agent crashed."""

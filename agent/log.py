@@ -25,6 +25,7 @@ class Event(StrEnum):
     STARTING = "starting"
     LISTENING = "listening"
     STARTED = "started"
+    START_FAILED = "start-failed"
     STOPPING = "stopping"
     STOPPED = "stopped"
     LEFT_BEHIND = "left-behind"

@@ -4,6 +4,7 @@ It executes `schedule.next_step`; what changes is `Tenure`'s. ADR 1 draws the li
 """
 
 import asyncio
+import math
 import random
 import uuid
 from collections.abc import Callable
@@ -79,6 +80,7 @@ class Renewer:
         self._random = rng or random.SystemRandom()
         self._splay = splay
         self._verify_every = verify_every
+        self._due_at = math.inf
         self._tenure = Tenure(
             role,
             engine=engine,
@@ -134,6 +136,10 @@ class Renewer:
         """
         return self._tenure.condemn(lease_id)
 
+    def overdue(self, now: float) -> float:
+        """Seconds that the loop has slept past its own next step; 0.0 during a step, however long an upstream takes."""
+        return max(0.0, now - self._due_at)
+
     def recheck(self) -> None:
         """Look at the clock again: the machine was suspended, or its timers are late."""
         self._tenure.changed.set()
@@ -170,7 +176,14 @@ class Renewer:
                     tenure.release(now)
                 case Wait():
                     tenure.report(step)
-                    await wait_for(self._clock, tenure.changed, tenure.delay(step.until, now))
+                    await self._sleep(tenure.delay(step.until, now), now)
+
+    async def _sleep(self, delay: float | None, now: float) -> None:
+        self._due_at = math.inf if delay is None else now + delay
+        try:
+            await wait_for(self._clock, self._tenure.changed, delay)
+        finally:
+            self._due_at = math.inf
 
     # -- what survives a restart ------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Held:
         issued_at: NaN where the agent does not know it any more, as is true of all that drains.
         expires_at: its end.
         revoke_at: when it is revoked; its end while it is published.
+        tried: a revocation has failed already.
     """
 
     role: str
@@ -46,6 +47,7 @@ class Held:
     expires_at: float
     revoke_at: float
     renewable: bool = False
+    tried: bool = False
 
 
 class Tenure:
@@ -305,4 +307,5 @@ def _retired(role: str, retired: Retired) -> Held:
         state="draining" if retired.published else "doomed",
         expires_at=retired.ends_at,
         revoke_at=retired.revoke_at,
+        tried=retired.tried,
     )

@@ -146,7 +146,8 @@ class RoleReader:
     def absent(self, now: float) -> Response:
         """503, and when to ask again."""
         status = self._cache.status(self.role)
-        wait = max(1, math.ceil(status.retry_at - now))
+        # After a suspend nothing has failed, and no instant is known: retry_at is -inf until the role has looked.
+        wait = math.ceil(max(1.0, status.retry_at - now))
         reason = status.error or "none could be obtained yet"
         return error(503, f"{self.role} has no usable credential: {reason}", ("Retry-After", str(wait)))
 

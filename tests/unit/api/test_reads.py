@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -127,6 +128,18 @@ async def test_a_remaining_time_of_zero_seconds_is_never_told(world: World) -> N
 
     assert one.json["lease_duration"] == 1
     assert none.status == 503
+
+
+async def test_a_reader_between_a_suspend_and_the_roles_first_look_is_told_to_come_again(world: World) -> None:
+    """Nothing has failed, so the role knows of no next attempt; the reader's connection used to end unanswered."""
+    world.publish(ttl=60.0)
+    world.report(Phase.FRESH, retry_at=-math.inf)
+
+    async with world.talking() as client:
+        world.clock.suspend(3600.0)
+        answer = await client.ask()
+
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 
 async def test_retry_after_is_at_least_one_second(world: World) -> None:

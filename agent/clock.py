@@ -1,4 +1,4 @@
-"""The only file that reads time or sleeps, so that a test can move time by hand.
+"""The only file that reads time or sleeps (with `agent.dial` beneath it), so that a test can move time by hand.
 
 Two dials, never mixed in one expression: `now()` is the dial of every decision, monotonic and counting suspend
 (CLOCK_BOOTTIME on Linux); `wall()` is Unix time, only for what people and clients read.
@@ -12,8 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-# macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC counts suspend already.
-_DIAL = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+from agent import dial as machine
 
 SUSPENDED = 2.0
 """Seconds by which the dial may run ahead of the timers before that means something: a busy machine does it too."""
@@ -42,10 +41,6 @@ class Clock(Protocol):
         ...
 
 
-def _dial() -> float:
-    return time.clock_gettime(_DIAL)
-
-
 class SystemClock:
     """The machine's clock.
 
@@ -58,7 +53,7 @@ class SystemClock:
         wall: where Unix time is read.
     """
 
-    def __init__(self, *, dial: Callable[[], float] = _dial, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, dial: Callable[[], float] = machine.now, wall: Callable[[], float] = time.time) -> None:
         self._dial = dial
         self._wall = wall
         self._latest = -math.inf
@@ -119,11 +114,6 @@ class Dials:
         else:
             self._offset = offset
         return Jump(slept=slept if slept > SUSPENDED else 0.0, set_by=moved)
-
-
-def pause(delay: float) -> None:
-    """Block for `delay` seconds: for commands that poll a running agent; never inside the loop."""
-    time.sleep(delay)
 
 
 async def wait_for(clock: Clock, event: asyncio.Event, delay: float | None) -> bool:

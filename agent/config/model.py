@@ -84,10 +84,26 @@ class UnixListener:
 
 
 @frozen(kw_only=True)
+class HealthListener:
+    """[listener.health]: a TCP port for probes, where nobody is known and nothing secret is told.
+
+    Attributes:
+        address: "ADDRESS:PORT", a loopback or the pod's address.
+        metrics: whether it answers /metrics too, which name roles, upstreams and files.
+        max_connections: open connections in all.
+    """
+
+    address: str
+    metrics: bool = False
+    max_connections: int = 64
+
+
+@frozen(kw_only=True)
 class Listener:
     """[listener]: where the agent listens."""
 
     unix: UnixListener | None = None
+    health: HealthListener | None = None
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,7 @@ from agent.config.places import SERVER, Faults, Path
 _TABLES: dict[type, str] = {
     model.Agent: "[agent]",
     model.UnixListener: "[listener.unix]",
+    model.HealthListener: "[listener.health]",
     model.PostgreSQL: "[postgresql]",
     model.Role: "[role.NAME]",
     model.Template: "[[template]]",

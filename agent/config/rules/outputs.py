@@ -1,14 +1,16 @@
-"""[agent], [listener.unix], [[template]] and [template_config]: what must hold for the process and its two doors."""
+"""[agent], [listener], [[template]] and [template_config]: what must hold for the process and its doors."""
 
 import re
 from collections.abc import Iterator
 
+from agent.config.addresses import everywhere, split_address
 from agent.config.durations import format_duration
-from agent.config.model import Config, Template, UnixListener
+from agent.config.model import Config, HealthListener, Template, UnixListener
 from agent.config.places import Path, Problem
 from agent.config.rules import shapes
 
 _SOCKET: Path = ("listener", "unix")
+_HEALTH: Path = ("listener", "health")
 _MAX_ADDRESS = 100  # sun_path holds 107 bytes; the socket is bound at a longer, private name first
 _PREFIX = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,63})?", re.ASCII)
 _GRACE = 30.0
@@ -20,6 +22,8 @@ def mistakes(config: Config) -> Iterator[Problem]:
     yield from _process(config)
     if config.listener.unix is not None:
         yield from _listener(config.listener.unix)
+    if config.listener.health is not None:
+        yield from _health(config.listener.health)
     seen: dict[str, str] = {}
     if config.listener.unix is not None:
         seen[config.listener.unix.address] = "the socket, listener.unix.address"
@@ -64,6 +68,15 @@ def _listener(unix: UnixListener) -> Iterator[Problem]:
     yield from shapes.between((*_SOCKET, "request_timeout"), unix.request_timeout, 0.05, 300.0)
     yield from shapes.count((*_SOCKET, "max_header"), unix.max_header, 1024, 1 << 20)
     yield from shapes.count((*_SOCKET, "max_body"), unix.max_body, 0, 16 << 20)
+
+
+def _health(health: HealthListener) -> Iterator[Problem]:
+    if split_address(health.address) is None:
+        yield (
+            (*_HEALTH, "address"),
+            'must be an address and a port, such as "127.0.0.1:8210", "[::1]:8210" or "${POD_IP}:8210"',
+        )
+    yield from shapes.count((*_HEALTH, "max_connections"), health.max_connections, 1, 65536)
 
 
 def _destination(place: Path, destination: str, seen: dict[str, str]) -> Iterator[Problem]:
@@ -117,6 +130,9 @@ def warnings(config: Config) -> Iterator[Problem]:
         yield (*_SOCKET, "socket_mode"), f'"{unix.socket_mode:04o}" lets everybody connect; `allow` alone decides then'
     if unix is not None and "any" in unix.allow_admin:
         yield (*_SOCKET, "allow_admin"), '"any" makes everybody who reaches the socket an operator'
+    health = config.listener.health
+    if health is not None and everywhere(health.address):
+        yield (*_HEALTH, "address"), 'is every address of the machine; "${POD_IP}:PORT" or a loopback one would do'
     for n, template in enumerate(config.template):
         if template.perms & 0o004:
             yield ("template", n, "perms"), f'"{template.perms:04o}" lets everybody read the credential'

@@ -114,7 +114,7 @@ def test_a_variable_in_an_unknown_table_is_named_beside_the_table() -> None:
     assert wrong(document(rest='[vault]\naddress = "${NOPE}"\n[listener.tcp]\naddress = "${NOPE}"')) == [
         "vault.address: ${NOPE} is not set in the environment; set it, or write the value here",
         "listener.tcp.address: ${NOPE} is not set in the environment; set it, or write the value here",
-        "listener.tcp: unknown key; known here: unix",
+        "listener.tcp: unknown key; known here: unix, health",
         "vault: unknown key; known here: agent, listener, postgresql, role, template, template_config",
     ]
 

@@ -16,6 +16,13 @@ from tests.unit.config.documents import (
 
 BITS_RULE = 'has setuid, setgid or sticky bits; write nothing but permissions, such as "0440"'
 OWN_RULE = "every file needs one of its own"
+ADDRESS_RULE = 'must be an address and a port, such as "127.0.0.1:8210", "[::1]:8210" or "${POD_IP}:8210"'
+
+
+def health(more: str) -> str:
+    """A configuration with a health port."""
+    return document(rest=f"[listener.health]\n{more}")
+
 
 RULES: dict[str, tuple[str, str]] = {
     # -- the socket
@@ -57,6 +64,15 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "no head": (with_socket("max_header = 0"), "listener.unix.max_header: 0 is out of range; 1024 to 1048576"),
     "a negative body": (with_socket("max_body = -1"), "listener.unix.max_body: -1 is out of range; 0 to 16777216"),
+    "a health port by name": (health('address = "db.internal:8210"'), f"listener.health.address: {ADDRESS_RULE}"),
+    "a health port without a port": (health('address = "127.0.0.1"'), f"listener.health.address: {ADDRESS_RULE}"),
+    "a health port of a bare v6 address": (health('address = "::1:8210"'), f"listener.health.address: {ADDRESS_RULE}"),
+    "a health port beyond the last": (health('address = "[::1]:65536"'), f"listener.health.address: {ADDRESS_RULE}"),
+    "a health port at no address": (health('address = "127.0.0.256:80"'), f"listener.health.address: {ADDRESS_RULE}"),
+    "no connections of probes": (
+        health('address = "[::1]:8210"\nmax_connections = 0'),
+        "listener.health.max_connections: 0 is out of range; 1 to 65536",
+    ),
     # -- files
     "nothing to write": (
         with_file(file='destination = "/a"\nroles = ["database/creds/app"]'),

@@ -19,6 +19,7 @@ REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
 TABLES: dict[type, tuple[str, tuple[str | int, ...]]] = {
     model.Agent: ("## `[agent]`", ("agent",)),
     model.UnixListener: ("## `[listener.unix]`", ("listener", "unix")),
+    model.HealthListener: ("## `[listener.health]`", ("listener", "health")),
     model.PostgreSQL: ("## `[postgresql]`", ("postgresql", "main")),
     model.Role: ('## `[role."MOUNT/creds/NAME"]`', ("role",)),
     model.Connection: ("### `connection`", ("role", "database/creds/app-readonly", "connection")),

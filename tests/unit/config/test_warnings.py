@@ -61,6 +61,10 @@ WARNINGS = {
         document(rest=SOCKET + 'allow_admin = ["any"]'),
         'listener.unix.allow_admin: "any" makes everybody who reaches the socket an operator',
     ),
+    "probes from everywhere": (
+        document(rest=SOCKET + '[listener.health]\naddress = "0.0.0.0:8210"'),
+        'listener.health.address: is every address of the machine; "${POD_IP}:PORT" or a loopback one would do',
+    ),
     "a socket for everybody": (
         document(rest=SOCKET + 'socket_mode = "0666"'),
         'listener.unix.socket_mode: "0666" lets everybody connect; `allow` alone decides then',

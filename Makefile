@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check lint bench majors lock clean
+.PHONY: help demo test check lint bench majors chaos lock clean
 help:
 	@echo "make demo    a real PostgreSQL, one rotating credential, its file and its socket; Ctrl-C ends it"
 	@echo "make test    the tests          make check   format, lint, types, imports and tests"
 	@echo "make bench   benchmarks         make lint    format, lint, types and imports only"
 	@echo "make majors  the engine's tests on PostgreSQL 12 to 18, or ARGS='--majors 13,17'; what is missing comes from npm"
+	@echo "make chaos   kills agents at every failpoint, 50 times each (ROUNDS=3, ONLY=revoke.locked, SEED=7, MAJOR=15)"
 
 demo: $(VENV)/dev.stamp
 	@exec $(BIN)/leasehold dev $(ARGS)
@@ -31,6 +32,9 @@ bench: $(VENV)/test.stamp
 # What is fetched stays in .majors.
 majors: $(VENV)/test.stamp
 	$(BIN)/python -m tests.majors $(ARGS)
+
+chaos: $(VENV)/test.stamp
+	$(BIN)/python -m tests.chaos
 
 # Needs uv. The locked files name no index; pip checks every hash.
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -q

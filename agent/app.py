@@ -280,11 +280,12 @@ class App:
 
     @property
     def _handing_over(self) -> bool:
-        """Whether the next incarnation gets all: not where nothing records it.
+        """Whether the next incarnation gets all: by configuration only where something records it.
 
         Nor does a run that could not start end what the last one left: it has not taken it over.
         """
-        return not self._built or (self._config.agent.on_stop == "handover" and self._parts.state is not None)
+        configured = self._config.agent.on_stop == "handover" and self._parts.state is not None
+        return self._leaving or configured or not self._built
 
     async def _revoke(self, deadline: float, left: list[str]) -> None:
         closing = (renewer.close(deadline) for renewer in self._parts.renewers.values())

@@ -43,6 +43,11 @@ class Parts:
     files: "Files | None" = None
     state: StateDir | None = None
 
+    def expired(self, lease_ids: frozenset[str]) -> None:
+        """An upstream says that these leases have ended."""
+        for renewer in self.renewers.values():
+            renewer.expired(lease_ids)
+
     def put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """A task for every part that has work of its own."""
         work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self.renewers.items()]
@@ -109,7 +114,9 @@ class Builder:
             circuit = Circuit(name, limit=server.max_calls)
             parts.engines[name] = engine
             parts.circuits[name] = circuit
-            parts.sweepers[name] = Sweeper(name, engine, circuit, self.clock, server.cleanup_interval)
+            parts.sweepers[name] = Sweeper(
+                name, engine, circuit, self.clock, server.cleanup_interval, expired=parts.expired
+            )
             _log.info(Event.UPSTREAM, upstream=name, host=server.host)
 
     def _renewer(self, name: str, parts: Parts, left: RoleRecord | None) -> Renewer:

@@ -1,5 +1,6 @@
 """The cleanup of one upstream's journal: expired leases are reaped, ours and those of agents that are no more."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent import log
@@ -16,14 +17,28 @@ _log = log.get(__name__)
 
 
 class Sweeper:
-    """Sweeps `engine` every `interval` seconds, through its circuit."""
+    """Sweeps `engine` every `interval` seconds, through its circuit.
 
-    def __init__(self, name: str, engine: "PostgresEngine", circuit: Circuit, clock: Clock, interval: float) -> None:
+    Args:
+        expired: told the ids of all leases that have ended by the server's clock and still had their user.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engine: "PostgresEngine",
+        circuit: Circuit,
+        clock: Clock,
+        interval: float,
+        *,
+        expired: Callable[[frozenset[str]], None],
+    ) -> None:
         self.name = name
         self._engine = engine
         self._circuit = circuit
         self._clock = clock
         self._interval = interval
+        self._expired = expired
         self._told: frozenset[str] = frozenset()
 
     async def run(self) -> None:
@@ -45,5 +60,7 @@ class Sweeper:
         for line in sorted(failed - self._told):  # once each, not every ten seconds
             _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=line)
         self._told = failed
+        if swept.expired:
+            self._expired(swept.expired)
         if swept.reaped:
             _log.info(Event.SWEPT, upstream=self.name, count=swept.reaped)

@@ -7,7 +7,7 @@ import asyncio
 import math
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from agent import log
@@ -135,6 +135,13 @@ class Renewer:
             An event that is set once the upstream has confirmed; None if the role does not hold that lease.
         """
         return self._tenure.condemn(lease_id)
+
+    def expired(self, lease_ids: Collection[str]) -> None:
+        """The upstream says that these leases have ended; if one is the role's, it is replaced at once.
+
+        By our dial it lives on, so somebody has set the upstream's clock ahead.
+        """
+        self._tenure.expired(lease_ids)
 
     def overdue(self, now: float) -> float:
         """Seconds that the loop has slept past its own next step; 0.0 during a step, however long an upstream takes."""

@@ -6,7 +6,7 @@ No awaits: each change is one step, so that a reader sees what was before or wha
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from agent import log
@@ -265,6 +265,15 @@ class Tenure:
             self._failures.error = str(error)
             self.gone = True
             self.view = replace(self.view, current=lease.frozen(), replace=True)
+            self.changed.set()
+
+    def expired(self, lease_ids: Collection[str]) -> None:
+        """The published credential has ended at its upstream; see `refused`."""
+        current = self.view.current
+        if current is not None and current.id in lease_ids and not self.gone:
+            _log.warning(Event.REPLACING, role=self.role, reason="it has ended by its upstream's clock")
+            self.gone = True
+            self.view = replace(self.view, current=current.frozen(), replace=True)
             self.changed.set()
 
     def failed(self, event: Event, error: Exception, began: float, *, slow: bool = False) -> None:

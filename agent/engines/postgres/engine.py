@@ -125,11 +125,11 @@ class PostgresEngine:
         where = f"{self._name}: renew"
         with translated(where):
             async with self._connections.use() as conn:
-                ttl = await self._renew(conn, _uuid(lease.id, where), increment, where)
+                ttl = await self._renew(conn, _uuid(lease.id, where), increment, where, told=lease.last.ttl)
         failpoints.reach(Failpoint.RENEW_COMMITTED)
         return Grant(id=lease.id, data={}, ttl=ttl, renewable=True, max_ttl=lease.first.max_ttl)
 
-    async def _renew(self, conn: Connection, lease_id: str, increment: float, where: str) -> float:
+    async def _renew(self, conn: Connection, lease_id: str, increment: float, where: str, *, told: float) -> float:
         async with transaction(conn):
             row = await self._journal.lock(conn, lease_id)
             failpoints.reach(Failpoint.RENEW_LOCKED)
@@ -138,7 +138,8 @@ class PostgresEngine:
             granted = _whole(min(increment, row.max_expires - now))
             expires = await self._journal.extend(conn, row, requested=increment, granted=granted)
             await self._prolong(conn, row, expires, f"{where} {row.role}")
-        return max(granted, float(math.floor(row.expires - now)))
+        # Never shorter than it is; but nobody counts on what a server's clock that was set back has added.
+        return max(granted, min(float(math.floor(row.expires - now)), told))
 
     def _renewable(self, row: Row | None, now: float, where: str) -> Row:
         if row is None or row.revoked_at is not None or row.expires <= now:

@@ -4,7 +4,7 @@ A caller that cancelled a sweep would leave it where it stood, and the next woul
 takes no new lease after a while, gives none more than its time, and takes those that failed before last.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.clock import Clock
 from agent.config.model import PostgreSQL
@@ -28,11 +28,13 @@ class Swept:
         reaped: leases that had expired and are ended now.
         failed: one line for each that could not be ended, now or before.
         strangers: roles in the marker group without a live row; they are never touched.
+        expired: ids of all leases that had, by the server's clock; a Renewer that still serves one is to replace it.
     """
 
     reaped: int
     failed: tuple[str, ...]
     strangers: int
+    expired: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class Sweeper:
@@ -75,7 +77,8 @@ class Sweeper:
             async with self._connections.use() as conn:
                 await self._journal.forget(conn, self._config.journal_retention)
                 strangers = await self._journal.strangers(conn, self._config.marker_group)
-        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers)
+        expired = frozenset(lease_id for lease_id, _ in due)
+        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers, expired=expired)
 
     async def _reap(self, lease_id: str, where: str) -> bool:
         """Whether it was ended, by us. A connection of its own, since running out of time closes it."""

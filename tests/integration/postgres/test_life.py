@@ -129,6 +129,17 @@ async def test_a_renewal_never_brings_the_end_forward(site: Site):
     assert 58 <= renewed.ttl <= 60
 
 
+async def test_what_a_clock_that_was_set_back_adds_is_not_granted(site: Site):
+    """The end stays an hour away by the server's clock; once that is corrected, it would come an hour early."""
+    engine = site.engine()
+    grant = await engine.issue(ROLE, fresh())
+    site.database.execute("UPDATE leasehold.lease SET expires = expires + interval '1 h'")
+
+    renewed = await engine.renew(lease(grant), 60.0)
+
+    assert renewed.ttl == 60.0
+
+
 async def test_renewals_end_at_the_longest_life(site: Site):
     engine = site.engine({ROLE: site.role(default_ttl=Duration(60), max_ttl=Duration(90))})
     grant = await engine.issue(ROLE, fresh())

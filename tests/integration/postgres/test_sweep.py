@@ -23,6 +23,7 @@ async def test_the_sweep_ends_what_has_expired_with_its_sessions(any_site: Site)
     swept = await any_site.engine(holder="another").sweep()
 
     assert (swept.reaped, swept.failed, swept.strangers) == (1, (), 0)
+    assert swept.expired == {expired.id}
     assert any_site.users() == {username(living)}
     with pytest.raises(psycopg.errors.AdminShutdown):
         session.execute("SELECT 1")

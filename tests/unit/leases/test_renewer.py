@@ -325,6 +325,42 @@ async def test_a_credential_refused_later_is_replaced(clock: FakeClock) -> None:
         assert rig.generation > before
 
 
+async def test_a_lease_that_has_ended_by_its_upstreams_clock_is_replaced_at_once(clock: FakeClock) -> None:
+    """Somebody has set that clock ahead; the next renewal would tell no sooner than in 400 s."""
+    rig = Rig(clock, FakeEngine(clock, ttl=1000))
+
+    async with running(rig):
+        before = rig.cache.read(ROLE, clock.now())
+        assert before is not None
+        rig.renewer.expired({"another"})
+        await clock.advance(1)
+        assert rig.engine.count("issue") == 1
+        rig.renewer.expired({"another", before.lease.id})
+        rig.renewer.expired({before.lease.id})
+        await clock.advance(1)
+        after = rig.cache.read(ROLE, clock.now())
+
+    assert after is not None
+    assert after.generation != before.generation
+    assert rig.engine.count("issue") == 2
+    assert list(rig.engine.revoked) == [before.lease.id]
+
+
+async def test_a_lease_that_has_ended_there_is_served_no_more_when_its_successor_cannot_be_had(
+    clock: FakeClock,
+) -> None:
+    rig = Rig(clock, FakeEngine(clock, ttl=1000, script=while_("issue", lambda: clock.now() > 1005, DOWN)))
+
+    async with running(rig):
+        held = rig.cache.read(ROLE, clock.now())
+        await clock.advance(10)
+        assert held is not None
+        rig.renewer.expired({held.lease.id})
+        await clock.advance(1)
+
+    assert rig.generation == 0
+
+
 async def test_a_grant_too_short_to_keep_is_refused_and_revoked(clock: FakeClock) -> None:
     rig = Rig(clock, FakeEngine(clock, ttl=4))
 

@@ -128,22 +128,33 @@ class _Commands:
         _timeout(probe, "5s", "longest wait for the answer")
         self._socket(probe)
 
+        completion = self._add(
+            "completion",
+            "print a script with which a shell completes this command",
+            'bash: eval "$(leasehold completion bash)"; zsh: the same with its own name, after compinit.',
+            "The names of roles come from the running agent.",
+        )
+        completion.add_argument("shell", choices=["bash", "zsh", "roles"], help="roles: their names, one per line")
+        self._socket(completion)
+
     # -- what is asked of arguments everywhere ----------------------------------------------------------------------
 
     def _role(self, made: Any, name: str, **how: Any) -> None:
-        made.add_argument(name, metavar="ROLE", **how).complete = self._complete.get("role")
+        self._completed(made.add_argument(name, metavar="ROLE", **how), "role")
 
     def _config(self, made: Any) -> None:
         default = os.environ.get("LEASEHOLD_CONFIG", _CONFIG)
-        made.add_argument(
-            "-c", "--config", default=default, metavar="FILE", help=f"default {default}"
-        ).complete = self._complete.get("file")
+        option = made.add_argument("-c", "--config", default=default, metavar="FILE", help=f"default {default}")
+        self._completed(option, "file")
 
     def _socket(self, made: Any) -> None:
         default = os.environ.get("LEASEHOLD_SOCKET", _SOCKET)
-        made.add_argument(
-            "-s", "--socket", default=default, metavar="PATH", help=f"default {default}"
-        ).complete = self._complete.get("file")
+        option = made.add_argument("-s", "--socket", default=default, metavar="PATH", help=f"default {default}")
+        self._completed(option, "file")
+
+    def _completed(self, option: Any, what: str) -> None:
+        if what in self._complete:
+            option.complete = self._complete[what]
 
 
 def _logging(made: Any) -> None:

@@ -91,12 +91,19 @@ def _wait(arguments: argparse.Namespace) -> int:
     return waiting.probe(arguments) if arguments.command == "probe" else waiting.wait(arguments)
 
 
+def _completion(arguments: argparse.Namespace) -> int:
+    from agent import completing
+
+    return completing.completion(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     **dict.fromkeys(("run", "once"), _run),
     "dev": _dev,
     "check": _check,
     **dict.fromkeys(("get", "status", "rotate"), _ask),
     **dict.fromkeys(("wait", "probe"), _wait),
+    "completion": _completion,
 }
 """What runs each command; each imports what it needs, and nothing else does."""
 

@@ -22,13 +22,13 @@ class FileReader:
     """An app that knows the file only: there is none, or what it says logs in.
 
     Attributes:
-        logins: how many succeeded.
+        times: logins that succeeded.
         broken: what must never happen and did, "" so far.
         server_falls: the server itself may be away for a while; then only a refusal counts.
     """
 
     def __init__(self, path: Path, place: Mapping[str, Any], *, server_falls: bool = False) -> None:
-        self.logins = 0
+        self.times = 0
         self.broken = ""
         self.server_falls = server_falls
         self._path = path
@@ -72,7 +72,7 @@ class FileReader:
             if _FULL in text or (self.server_falls and not any(word in text for word in _REFUSED)):
                 return ""
             return text
-        self.logins += 1
+        self.times += 1
         return ""
 
 
@@ -81,13 +81,13 @@ class SocketReader:
 
     Attributes:
         last: the newest credential read.
-        reads: how many succeeded.
+        times: reads that succeeded.
         broken: what must never happen and did, "" so far.
     """
 
     def __init__(self, socket: Path) -> None:
         self.last: Credential | None = None
-        self.reads = 0
+        self.times = 0
         self.broken = ""
         self._socket = socket
 
@@ -102,7 +102,7 @@ class SocketReader:
         answer = client.ask(f"/v1/{ROLE}")
         if answer.status == 200:
             self.last = credential(answer)
-            self.reads += 1
+            self.times += 1
             if self.last.lease_duration < 1:
                 self.broken = f"an answer of 200 with {self.last.lease_duration} s of life left"
         elif answer.status != 503:

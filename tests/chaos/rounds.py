@@ -87,7 +87,8 @@ class Round:
         self._socket = Path(self._document["listener"]["unix"]["address"])
 
     def __repr__(self) -> str:
-        return f"ONLY='{self._place}' SEED={self._seed}: {self._course}, {self._nth}. time{', successor killed too' if self._again else ''}"
+        also = ", successor killed too" if self._again else ""
+        return f"ONLY='{self._place}' SEED={self._seed}: {self._course}, {self._nth}. time{also}"
 
     def _draw_course(self) -> Course | None:
         if isinstance(self._place, Accident):
@@ -114,8 +115,8 @@ class Round:
                 if self._again:
                     self._second_life()
                     self._after_a_kill(())
-                self._last_life()
-            self._outcome.logins, self._outcome.reads = file.logins, sum(each.reads for each in sockets)
+                self._last_life([file, sockets[0]])
+            self._outcome.logins, self._outcome.reads = file.times, sum(each.times for each in sockets)
             self._judge(all_read=[file, *sockets])
         except Violation as violation:
             raise Violation(f"{violation}\n{self._account()}") from None
@@ -247,13 +248,16 @@ class Round:
         elif held.lease_id not in found.draining and held.generation >= found.generation:
             raise Violation(f"user {held.username} was served and is not recorded: {found}")
 
-    def _last_life(self) -> None:
+    def _last_life(self, readers: Sequence[FileReader | SocketReader]) -> None:
         self._stopping = False
         before = time.monotonic()
         agent = self._start().wait_ready()
         self._outcome.ready_in = time.monotonic() - before
         held = agent.read(ROLE)
         self._went_on(held.lease_id, held.generation)
+        seen = [reader.times for reader in readers]
+        if not eventually(lambda: all(r.broken or r.times > n for r, n in zip(readers, seen, strict=True))):
+            raise Violation("nobody could read the last agent's credential")
         if not eventually(lambda: not self._disorder(agent), ORDER, every=0.1):
             raise Violation(f"no order {ORDER:g} s after ready: {self._disorder(agent)}")
         if self._linger:
@@ -301,8 +305,6 @@ class Round:
         for reader in all_read:
             if reader.broken:
                 raise Violation(reader.broken)
-        if not self._outcome.logins or not self._outcome.reads:
-            raise Violation(f"nobody read anything: {self._outcome}")
         if touched := self._world.touched():
             raise Violation(f"somebody else's role was touched: {touched}")
 

@@ -9,18 +9,28 @@ import itertools
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from agent import cli
 from agent.failpoints import Failpoint, armed
 
+MOMENT = 0.15
+
 
 def fatal(nth: int) -> Callable[[], None]:
-    """The action that ends this process the `nth` time it is called, from whatever thread."""
+    """The action that ends this process the `nth` time it is called, from whatever thread.
+
+    Beside the loop (files are written there) it takes a moment: if the loop does not wait for what is being written, as
+    it must for a record, readers will see what comes too early.
+    """
     times = itertools.count(1)
 
     def die() -> None:
         if next(times) == nth:
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(MOMENT)
             os.kill(os.getpid(), signal.SIGKILL)
 
     return die

@@ -39,6 +39,7 @@ class Apps:
     agent: Agent
     place: Mapping[str, Any]
     role: str
+    file: Path
     logins: int = 0
     failures: list[str] = field(default_factory=list)
     held: list[tuple[float, Credential]] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Apps:
 
     def use_file(self) -> None:
         """Until done."""
-        self._use(lambda: from_file(self.agent.file), "file")
+        self._use(lambda: from_file(self.file), "file")
 
     def use_socket(self) -> None:
         """Until done."""
@@ -72,9 +73,9 @@ class Apps:
 
 
 @contextmanager
-def using(agent: Agent, place: Mapping[str, Any], role: str) -> Iterator[Apps]:
-    """Apps at work inside the block."""
-    apps = Apps(agent=agent, place=place, role=role)
+def using(agent: Agent, place: Mapping[str, Any], role: str, file: Path | None = None) -> Iterator[Apps]:
+    """Apps at work inside the block; `file` is the agent's first one unless told."""
+    apps = Apps(agent=agent, place=place, role=role, file=file or agent.file)
     threads = [threading.Thread(target=work) for work in (apps.use_file, apps.use_socket)]
     for thread in threads:
         thread.start()

@@ -120,7 +120,7 @@ class Round:
             self._judge(all_read=[file, *sockets])
         except Violation as violation:
             raise Violation(f"{violation}\n{self._account()}") from None
-        except (AssertionError, OSError, psycopg.Error, subprocess.TimeoutExpired) as error:
+        except (AssertionError, OSError, ValueError, psycopg.Error, subprocess.TimeoutExpired) as error:
             raise Violation(f"{type(error).__name__}: {error}\n{self._account()}") from error
         finally:
             for agent in self._agents:

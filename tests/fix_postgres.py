@@ -1,7 +1,7 @@
 """Throwaway PostgreSQL servers for tests: one per major version found on this machine, started when first asked for.
 
 LEASEHOLD_TEST_MAJORS=15,18 runs on those only (one that is missing fails). LEASEHOLD_TEST_REQUIRE=postgres makes a
-machine without any PostgreSQL fail instead of skip.
+machine without any PostgreSQL fail instead of skip; `faketime` there does the same for tests/acceptance/shifted.py.
 """
 
 import os

@@ -18,7 +18,7 @@ SELECT r.rolname, r.rolcanlogin, r.rolconnlimit, r.rolvaliduntil::text, r.rolcon
   (SELECT array_agg(g.rolname::text ORDER BY g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
     WHERE m.member = r.oid),
   (SELECT array_agg(c.relname || ':' || pg_get_userbyid(c.relowner) || coalesce(c.relacl::text, '') ORDER BY c.relname)
-    FROM pg_class c WHERE c.relname LIKE 'foreign_%%'),
+    FROM pg_class c WHERE c.relname IN ('foreign_one', 'foreign_two')),
   (SELECT count(*) FROM pg_shdepend d WHERE d.refobjid = r.oid)
 FROM pg_roles r WHERE r.rolname = ANY(%s) ORDER BY r.rolname
 """

@@ -6,6 +6,7 @@ The agent inside is the ordinary one, with a configuration made here; only the s
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -47,6 +48,8 @@ DB_LEASE_ID={{ creds.lease_id | dotenv }}
 DB_TTL={{ creds.lease_duration }}
 """
 LOOK_EVERY = 0.5
+SOCKET = "leasehold.sock"
+LONGEST_ADDRESS = 100  # bytes; the rule for listener.unix.address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,8 @@ def _check(wishes: Wishes) -> None:
         wrong.append(f"--ttl {format_duration(wishes.ttl)}: at least {format_duration(MIN_TTL)}")
     if wishes.max_ttl < wishes.ttl:
         wrong.append(f"--max-ttl {format_duration(wishes.max_ttl)}: at least --ttl, {format_duration(wishes.ttl)}")
+    if wishes.directory is not None and len(os.fsencode(wishes.directory.resolve() / SOCKET)) > LONGEST_ADDRESS:
+        wrong.append(f"--dir {wishes.directory}: too long for a socket; {LONGEST_ADDRESS} bytes with {SOCKET} at most")
     if wrong:
         raise ConfigError(wrong)
 
@@ -118,7 +123,7 @@ def configuration(prepared: database.DevDatabase, directory: Path, wishes: Wishe
     place = Connection(host=server.host, port=server.port, dbname=database.DATABASE, sslmode="disable")
     config = Config(
         agent=Agent(stop_timeout=Duration(15.0)),
-        listener=Listener(unix=UnixListener(address=str(directory / "leasehold.sock"))),
+        listener=Listener(unix=UnixListener(address=str(directory / SOCKET))),
         postgresql={
             "postgresql": PostgreSQL(
                 host=server.host,
@@ -283,13 +288,19 @@ def _directory(asked: Path | None) -> Iterator[Path]:
     try:
         new = not asked.exists()
         asked.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StartError(f"--dir {asked} is no directory: name one, or one that can be made") from error
     except OSError as error:
         raise StartError(f"--dir {asked}: {error.strerror}: name a directory that can be made or written") from error
+    if not os.access(asked, os.W_OK | os.X_OK):
+        raise StartError(f"--dir {asked}: this uid may not write there: name a directory that can be made or written")
     directory = asked.resolve()
-    yield directory
-    for leftover in ("agent.log",):
-        (directory / leftover).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        (directory / "secrets").rmdir()
-        if new:
-            directory.rmdir()
+    try:
+        yield directory
+    finally:
+        (directory / "agent.log").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (directory / "secrets").rmdir()
+        with contextlib.suppress(OSError):
+            if new:
+                directory.rmdir()

@@ -1,13 +1,19 @@
 """`make chaos` in small, and that it forgets no failpoint."""
 
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from agent.dev.cluster import Binaries
 from agent.failpoints import Failpoint
+from tests.acceptance.harness import Agent
 from tests.chaos.crowd import PLACES, Crowd
 from tests.chaos.plan import WAYS, Accident
+from tests.chaos.rounds import REPOSITORY
+from tests.chaos.world import remembering
+from tests.fix_postgres import Database
 from tests.integration.postgres.site import NEWEST
 
 ROUNDS = int(os.environ.get("LEASEHOLD_CHAOS_ROUNDS") or 1)
@@ -16,6 +22,22 @@ ROUNDS = int(os.environ.get("LEASEHOLD_CHAOS_ROUNDS") or 1)
 def test_every_failpoint_has_a_way_to_it() -> None:
     assert set(WAYS) == set(Failpoint)
     assert set(PLACES) == {*Failpoint, *Accident}
+
+
+@NEWEST
+def test_a_stop_removes_the_file_before_it_ends_its_user(database: Database, tmp_path: Path) -> None:
+    """Killed at the first step of the revocation: whoever looks into the file now must not be misled."""
+    module = ("tests.chaos.victim", Failpoint.REVOKE_LOCKED, "1", "--")
+    text = remembering(tmp_path, database, None)
+    agent = Agent(text, tmp_path, module=module, environment={"PYTHONPATH": str(REPOSITORY)})
+    try:
+        assert agent.wait_ready().file.exists()
+        agent.send(signal.SIGTERM)
+
+        assert agent.wait() == -signal.SIGKILL
+        assert not agent.file.exists()
+    finally:
+        agent.end()
 
 
 @NEWEST

@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check lint bench majors chaos lock clean
+.PHONY: help demo test check lint bench soak majors chaos lock clean
 help:
 	@echo "make demo    a real PostgreSQL, one rotating credential, its file and its socket; Ctrl-C ends it"
 	@echo "make test    the tests          make check   format, lint, types, imports and tests"
 	@echo "make bench   benchmarks         make lint    format, lint, types and imports only"
+	@echo "make soak    half an hour of reads and logins on short leases: nothing may grow, nothing may fail (MINUTES=30)"
 	@echo "make majors  the engine's tests on PostgreSQL 12 to 18, or ARGS='--majors 13,17'; what is missing comes from npm"
 	@echo "make chaos   kills agents at every failpoint, 50 times each (ROUNDS=3, ONLY=revoke.locked, SEED=7, MAJOR=15)"
 
@@ -28,6 +29,10 @@ check: lint test
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench $(ARGS)
+
+MINUTES ?= 30
+soak: $(VENV)/test.stamp
+	$(BIN)/python -m bench soak $(MINUTES)
 
 # What is fetched stays in .majors.
 majors: $(VENV)/test.stamp

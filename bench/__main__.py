@@ -1,4 +1,7 @@
-"""`python -m bench [NAME…]` runs the benchmarks, all of them by default, and prints a table each."""
+"""`python -m bench [NAME…]` runs the benchmarks, all of them by default, and prints a table each.
+
+`python -m bench soak [MINUTES]` is a run of its own: half an hour by default.
+"""
 
 import argparse
 import importlib
@@ -11,6 +14,10 @@ BENCHMARKS = {
     "start": ("exec to first credential, and memory", "aiohttp*"),
     "read": ("cached read on a Unix socket", "aiohttp"),
 }
+ALONE = {"growth": "what 10, 100 and 1,000 roles cost"}
+"""Benchmarks with a table of their own."""
+
+SOAK = "soak"
 NOTE = "* python -c 'import aiohttp.web', which serves nothing yet"
 
 
@@ -28,14 +35,20 @@ def show(title: str, beside: str, rows: Sequence[Row]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks; only the ratios are claims.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    names = parser.parse_args(argv).names or list(BENCHMARKS)
-    unknown = [name for name in names if name not in BENCHMARKS]
+    known = (*BENCHMARKS, *ALONE)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
+    names = parser.parse_args(argv).names or list(known)
+    if names[0] == SOAK:
+        return int(importlib.import_module("bench.soak").main(names[1:]))
+    unknown = [name for name in names if name not in known]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join((*known, SOAK))}")
     for name in names:
-        title, beside = BENCHMARKS[name]
-        show(title, beside, importlib.import_module(f"bench.{name}").run())
+        module = importlib.import_module(f"bench.{name}")
+        if name in BENCHMARKS:
+            show(*BENCHMARKS[name], module.run())
+        else:
+            module.show()
     return 0
 
 

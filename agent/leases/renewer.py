@@ -35,6 +35,7 @@ from agent.leases.tenure import Held, Tenure
 from agent.log import Event
 
 _log = log.get(__name__)
+_SYSTEM = random.SystemRandom()  # one for all roles: each carries 2.5 KB of a state that it never uses
 
 
 class Renewer:
@@ -77,7 +78,7 @@ class Renewer:
         self._clock = clock
         self._verify = verify
         self._memory = Memory(role, recorder, adopted)
-        self._random = rng or random.SystemRandom()
+        self._random = rng or _SYSTEM
         self._splay = splay
         self._verify_every = verify_every
         self._due_at = math.inf

@@ -35,6 +35,9 @@ RENEWALS = 100
 REST = 10.0
 """Seconds in which nothing is due: what the agent uses then is taken off what it uses at work."""
 
+PATIENT = 'stop_timeout = "110s"'
+"""To revoke a thousand users takes half of the default on an idle machine, and more on a busy one."""
+
 READS = 5000
 MANY = 10_000
 EXPIRED = 2000
@@ -92,7 +95,7 @@ def _read(agent: Agent, roles: int) -> float:
 
 
 def _at_rest(at: Scene, roles: int) -> Rest:
-    with Agent(at, configuration(at, roles=roles, ttl="1h", max_ttl="24h")) as agent:
+    with Agent(at, configuration(at, roles=roles, ttl="1h", max_ttl="24h", agent=PATIENT)) as agent:
         ready = _ready(agent)
         first = agent.sample()
         time.sleep(REST)
@@ -116,7 +119,7 @@ def _at_rest(at: Scene, roles: int) -> Rest:
 def _at_work(at: Scene, roles: int, idle: float) -> float:
     """Seconds of CPU per renewal, less what the agent would have used at rest."""
     wanted = max(roles, RENEWALS)
-    with Agent(at, configuration(at, roles=roles, ttl=f"{TTLS[roles]}s", max_ttl="24h")) as agent:
+    with Agent(at, configuration(at, roles=roles, ttl=f"{TTLS[roles]}s", max_ttl="24h", agent=PATIENT)) as agent:
         _ready(agent)
         renewed, before, began = agent.logged("renewed"), agent.sample(), time.monotonic()
         agent.until(lambda: agent.logged("renewed") - renewed >= wanted, "renewing", every=0.5)

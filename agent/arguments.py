@@ -27,7 +27,7 @@ class _Commands:
         self._complete = complete
         self.parser = argparse.ArgumentParser(
             prog="leasehold",
-            description="Short-lived database credentials for the app next door: obtained, renewed, replaced with "
+            description="Short-lived database credentials for the app next door: obtained, renewed, replaced with\n"
             "overlap, handed over as a file and on a Unix socket.",
             epilog=codes.EXPLAINED,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,6 +36,7 @@ class _Commands:
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
         self._add_agents()
         self._add_readers()
+        self._add_operators()
 
     def _add(self, name: str, text: str, *more: str) -> Any:
         return self._commands.add_parser(
@@ -137,10 +138,74 @@ class _Commands:
         completion.add_argument("shell", choices=["bash", "zsh", "roles"], help="roles: their names, one per line")
         self._socket(completion)
 
+    # -- what operators ask -----------------------------------------------------------------------------------------
+
+    def _add_operators(self) -> None:
+        leases = self._add(
+            "leases",
+            "which leases there are",
+            "Those that the running agent holds, for the roles that this uid may read. With --everyone those of all",
+            "pods, from the journals: that needs the configuration and the agent's own login, and no agent.",
+        )
+        self._role(leases, "--role", help="only this role, or all below this path")
+        leases.add_argument("--upstream", "--engine", metavar="NAME", help="only this upstream, e.g. postgresql")
+        leases.add_argument("--group-by", choices=["role", "owner", "upstream"], help="count instead, the most first")
+        self._everyone(leases, "the leases of every pod, from the journals")
+        _json(leases, "everything that is known of each")
+        self._socket(leases)
+
+        stats = self._add("stats", "how many leases there are, by state, role and upstream")
+        _json(stats, "one document")
+        self._socket(stats)
+
+        revoke = self._add(
+            "revoke",
+            "end leases for good, with the sessions of their users",
+            "For operators (listener.unix.allow_admin); the agent obtains others where it needs them. With --everyone",
+            "those of all pods: for an incident, with the configuration and the agent's own login, and no agent.",
+            "It asks first; where nobody can be asked, it wants --yes.",
+        )
+        which = revoke.add_mutually_exclusive_group(required=True)
+        which.add_argument("lease", nargs="?", metavar="LEASE_ID", help="this one; `leasehold leases` has the ids")
+        option = which.add_argument(
+            "--prefix", metavar="PATH", help="every lease of this role, or of all below this path"
+        )
+        self._completed(option, "role")
+        self._everyone(revoke, "whoever holds them, by the journals")
+        revoke.add_argument("--yes", action="store_true", help="do not ask")
+        self._socket(revoke)
+
+        sweep = self._add(
+            "sweep",
+            "end what has expired and still has its user, once, and say what is left",
+            "For cron, where no agent stays. Whatever could not be ended is named, with what is in the way.",
+        )
+        self._config(sweep)
+        sweep.add_argument("--dry-run", action="store_true", help="only list what is due")
+        _timeout(sweep, "60s", "goes on until nothing is due, or for this long")
+        _json(sweep, "what was done and what is left, by upstream")
+
+        audit = self._add(
+            "audit",
+            "what happened to leases, from the journals, oldest first",
+            "A journal keeps every lease for journal_retention after its end, but of its renewals only the newest.",
+            "Who read a credential, and every renewal, is in the agent's audit log.",
+        )
+        self._config(audit)
+        audit.add_argument("--user", metavar="NAME", help="only the lease of this database user")
+        self._role(audit, "--role", help="only this role, or all below this path")
+        audit.add_argument("--lease", metavar="LEASE_ID", help="only this lease")
+        audit.add_argument("--since", metavar="DURATION", help="only what happened in this time, e.g. 24h")
+        _json(audit, "everything that is known of each")
+
     # -- what is asked of arguments everywhere ----------------------------------------------------------------------
 
     def _role(self, made: Any, name: str, **how: Any) -> None:
         self._completed(made.add_argument(name, metavar="ROLE", **how), "role")
+
+    def _everyone(self, made: Any, text: str) -> None:
+        made.add_argument("--everyone", action="store_true", help=text)
+        self._config(made)
 
     def _config(self, made: Any) -> None:
         default = os.environ.get("LEASEHOLD_CONFIG", _CONFIG)

@@ -91,6 +91,27 @@ def _wait(arguments: argparse.Namespace) -> int:
     return waiting.probe(arguments) if arguments.command == "probe" else waiting.wait(arguments)
 
 
+def _manage(arguments: argparse.Namespace) -> int:
+    if getattr(arguments, "everyone", False):
+        return _book(arguments)
+    from agent import managing
+
+    manage: Command = {"leases": managing.leases, "stats": managing.stats, "revoke": managing.revoke}[arguments.command]
+    return manage(arguments)
+
+
+def _book(arguments: argparse.Namespace) -> int:
+    from agent import booking
+
+    book = {
+        "leases": booking.leases,
+        "revoke": booking.revoke,
+        "sweep": booking.sweep,
+        "audit": booking.audit,
+    }[arguments.command]
+    return book(arguments, run_loop)
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     from agent import completing
 
@@ -103,6 +124,8 @@ COMMANDS: dict[str, Command] = {
     "check": _check,
     **dict.fromkeys(("get", "status", "rotate"), _ask),
     **dict.fromkeys(("wait", "probe"), _wait),
+    **dict.fromkeys(("leases", "stats", "revoke"), _manage),
+    **dict.fromkeys(("sweep", "audit"), _book),
     "completion": _completion,
 }
 """What runs each command; each imports what it needs, and nothing else does."""

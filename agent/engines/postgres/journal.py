@@ -5,6 +5,7 @@ transaction that makes its user; every later change locks it first. Times are th
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from psycopg import AsyncCursor, InternalError, sql
 from psycopg.rows import TupleRow
@@ -54,6 +55,26 @@ class Mint:
     requested_ttl: float
     granted_ttl: float
     longest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which leases to look for; what is not said does not matter.
+
+    Attributes:
+        prefix: of the role's path: "database/creds" finds every role below it, "database/creds/app" that one alone.
+        username, lease_id: exactly this.
+        since: something happened to it in the last so many seconds: issued, revoked, or alive.
+        state: "active" (neither ended nor revoked), "overdue" (ended, and its user still there) or "unrevoked" (both).
+        most: rows, the newest ones.
+    """
+
+    prefix: str = ""
+    username: str = field(default="", repr=False)
+    lease_id: str = field(default="", repr=False)
+    since: float | None = None
+    state: Literal["", "active", "overdue", "unrevoked"] = ""
+    most: int = 10_000
 
 
 class Journal:
@@ -154,6 +175,31 @@ class Journal:
                 " AND (NOT %(live)s OR (revoked_at IS NULL AND expires > clock_timestamp())) ORDER BY issued, id"
             ),
             {"role": role, "live": live_only},
+        )
+        return [_row(found) for found in await cursor.fetchall()]
+
+    async def find(self, conn: Connection, search: Search) -> list[Row]:
+        """What matches, newest first, one row more than `search.most` where there are more; without tombstones."""
+        prefix = search.prefix.rstrip("/")
+        cursor = await conn.execute(
+            self._sql(
+                f"SELECT {_COLUMNS} FROM {{}}, (SELECT clock_timestamp() AS now) t WHERE username <> ''"  # noqa: S608
+                " AND (%(prefix)s = '' OR role = %(prefix)s OR starts_with(role, %(prefix)s || '/'))"
+                " AND (%(username)s = '' OR username = %(username)s) AND (%(id)s = '' OR id::text = %(id)s)"
+                " AND (%(state)s = '' OR revoked_at IS NULL)"
+                " AND (%(state)s <> 'active' OR expires > t.now) AND (%(state)s <> 'overdue' OR expires <= t.now)"
+                " AND (%(since)s::float8 IS NULL OR revoked_at IS NULL"
+                " OR greatest(issued, revoked_at) >= t.now - make_interval(secs => %(since)s::float8))"
+                " ORDER BY issued DESC, id LIMIT %(most)s"
+            ),
+            {
+                "prefix": prefix,
+                "username": search.username,
+                "id": search.lease_id,
+                "since": search.since,
+                "state": search.state,
+                "most": search.most + 1,
+            },
         )
         return [_row(found) for found in await cursor.fetchall()]
 

@@ -154,7 +154,7 @@ async def _swept(books: Books, clock: Clock, end: float) -> Sweep:
         except UpstreamError as error:
             return replace(done, error=str(error))
         done = replace(done, ended=done.ended + swept.reaped, left=swept.failed, strangers=swept.strangers)
-        waiting = len(swept.expired) - swept.reaped
+        waiting = swept.due - swept.reaped
         if waiting <= 0:
             return done
         if clock.now() + _PAUSE >= end:

@@ -140,7 +140,7 @@ class Renewer:
     def expired(self, lease_ids: Collection[str]) -> None:
         """The upstream says that these leases have ended; if one is the role's, it is replaced at once.
 
-        By our dial it lives on, so somebody has set the upstream's clock ahead.
+        By our dial it lives on: somebody has revoked it, or has set the upstream's clock ahead.
         """
         self._tenure.expired(lease_ids)
 

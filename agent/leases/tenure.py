@@ -271,7 +271,7 @@ class Tenure:
         """The published credential has ended at its upstream; see `refused`."""
         current = self.view.current
         if current is not None and current.id in lease_ids and not self.gone:
-            _log.warning(Event.REPLACING, role=self.role, reason="it has ended by its upstream's clock")
+            _log.warning(Event.REPLACING, role=self.role, reason="it has ended at its upstream")
             self.gone = True
             self.view = replace(self.view, current=current.frozen(), replace=True)
             self.changed.set()

@@ -216,6 +216,20 @@ class Journal:
         )
         return [(lease_id, role) for lease_id, role in await cursor.fetchall()]
 
+    async def taken(self, conn: Connection) -> list[str]:
+        """Ids of this holder's leases that were revoked in the last ten minutes, by whomever.
+
+        An operator's revocation does not ask the agent, which must not go on serving what is dead.
+        """
+        cursor = await conn.execute(
+            self._sql(
+                "SELECT id::text FROM {} WHERE holder = %s"
+                " AND revoked_at >= (SELECT clock_timestamp() - interval '10 minutes')"
+            ),
+            (self.holder,),
+        )
+        return [lease_id for (lease_id,) in await cursor.fetchall()]
+
     async def forget(self, conn: Connection, retention: float) -> None:
         """Delete the rows of leases revoked more than `retention` seconds ago.
 

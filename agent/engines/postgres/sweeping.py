@@ -28,13 +28,16 @@ class Swept:
         reaped: leases that had expired and are ended now.
         failed: one line for each that could not be ended, now or before.
         strangers: roles in the marker group without a live row; they are never touched.
-        expired: ids of all leases that had, by the server's clock; a Renewer that still serves one is to replace it.
+        expired: ids of all leases that had, by the server's clock, and of this holder's that somebody has revoked; a
+            Renewer that still serves one is to replace it.
+        due: leases that had expired when it began.
     """
 
     reaped: int
     failed: tuple[str, ...]
     strangers: int
     expired: frozenset[str] = field(default=frozenset(), repr=False)
+    due: int = 0
 
 
 class Sweeper:
@@ -77,8 +80,9 @@ class Sweeper:
             async with self._connections.use() as conn:
                 await self._journal.forget(conn, self._config.journal_retention)
                 strangers = await self._journal.strangers(conn, self._config.marker_group)
-        expired = frozenset(lease_id for lease_id, _ in due)
-        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers, expired=expired)
+                taken = await self._journal.taken(conn)
+        expired = frozenset(lease_id for lease_id, _ in due) | frozenset(taken)
+        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers, expired=expired, due=len(due))
 
     async def _reap(self, lease_id: str, where: str) -> bool:
         """Whether it was ended, by us. A connection of its own, since running out of time closes it."""

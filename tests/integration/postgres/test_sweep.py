@@ -182,3 +182,20 @@ async def test_rows_past_their_retention_are_forgotten(site: Site):
     await engine.sweep()
 
     assert {row.id for row in await engine.list(live_only=False)} == {recent.id, living.id}
+
+
+@NEWEST
+async def test_a_sweep_tells_the_holder_which_of_its_leases_somebody_revoked(site: Site):
+    """R000-036: in an incident the agent is not asked; it must not serve the dead credential until its renewal."""
+    one, other = site.engine(holder="one"), site.engine(holder="other")
+    mine, theirs, living = [await engine.issue(ROLE, fresh()) for engine in (one, other, one)]
+    await site.engine(holder="one", incarnation=2).revoke(mine.id)
+    await other.revoke(theirs.id)
+
+    swept = await one.sweep()
+
+    assert swept.expired == {mine.id}
+    assert (swept.reaped, swept.failed) == (0, ())
+    site.database.execute("UPDATE leasehold.lease SET revoked_at = revoked_at - interval '11 minutes'")
+    assert (await one.sweep()).expired == frozenset()
+    assert site.exists(living)

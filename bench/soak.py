@@ -169,8 +169,8 @@ def faults(moments: Sequence[Moment], failed: Sequence[str]) -> list[str]:
     ):
         half = len(counts) // 2
         # They go up and down with what is under way; what leaks raises the least of them too.
-        if half and min(counts[half:]) > max(counts[:half]):
-            found.append(f"{what} grow: at most {max(counts[:half])} at first, at least {min(counts[half:])} later")
+        if half and min(counts[half:]) > min(counts[:half]) + 1:
+            found.append(f"{what} grow: {min(counts[:half])} at least at first, {min(counts[half:])} later")
     if any(moment.users > FEW for moment in moments):
         found.append(f"{max(moment.users for moment in moments)} database users at once, more than {FEW}")
     return found

@@ -1,7 +1,6 @@
 """What each command takes, and how its help reads. No command is run here, and none is imported."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,21 +8,25 @@ from agent import __version__, codes
 
 _SOCKET = "/run/leasehold/leasehold.sock"
 _CONFIG = "/etc/leasehold/agent.toml"
-_ROLE = "ROLE is its path, or the path's last part where that is unique."
 
 
-def parser(complete: Mapping[str, object] | None = None) -> argparse.ArgumentParser:
+def parser(
+    environ: Mapping[str, str] | None = None, *, complete: Mapping[str, object] | None = None
+) -> argparse.ArgumentParser:
     """The parser of the whole command line; the parsed `command` names the one that was asked for.
 
     Args:
+        environ: where LEASEHOLD_CONFIG and LEASEHOLD_SOCKET may stand in for the defaults.
         complete: how a shell completes a role's name and a file's, by "role" and "file"; for the generator of those
             scripts alone.
     """
-    return _Commands(complete or {}).parser
+    return _Commands(environ or {}, complete or {}).parser
 
 
 class _Commands:
-    def __init__(self, complete: Mapping[str, object]) -> None:
+    def __init__(self, environ: Mapping[str, str], complete: Mapping[str, object]) -> None:
+        self._config_file = environ.get("LEASEHOLD_CONFIG", _CONFIG)
+        self._socket_path = environ.get("LEASEHOLD_SOCKET", _SOCKET)
         self._complete = complete
         self.parser = argparse.ArgumentParser(
             prog="leasehold",
@@ -91,8 +94,8 @@ class _Commands:
     # -- what apps and their scripts ask ----------------------------------------------------------------------------
 
     def _add_readers(self) -> None:
-        get = self._add("get", "print a credential", _ROLE)
-        self._role(get, "role")
+        get = self._add("get", "print a credential")
+        self._role(get, "role", help="its path, or the path's last part where that is unique")
         get.add_argument("--field", metavar="NAME", help="only this value, e.g. password")
         _json(get, "the agent's whole answer")
         self._socket(get)
@@ -102,8 +105,8 @@ class _Commands:
         _json(status, "the agent's own report")
         self._socket(status)
 
-        rotate = self._add("rotate", "replace a credential now, with overlap, and wait for the new one", _ROLE)
-        self._role(rotate, "role")
+        rotate = self._add("rotate", "replace a credential now, with overlap, and wait for the new one")
+        self._role(rotate, "role", help="its path, or the path's last part where that is unique")
         rotate.add_argument("--revoke-after", metavar="DURATION", help="revoke the old one this soon, e.g. 30s")
         _timeout(rotate, "30s", "longest wait")
         self._socket(rotate)
@@ -111,8 +114,8 @@ class _Commands:
         wait = self._add(
             "wait",
             "block until the agent has started, is ready, or has a credential",
-            "For entry points and scripts; the socket need not be there yet. Without an option it waits for the start:",
-            "every required role was published and its files are written. Several options must all hold.",
+            "For entry points and scripts; the socket need not be there yet. Without an option it waits for the",
+            "start: every required role was published and its files are written. Several options must all hold.",
         )
         wait.add_argument("--started", action="store_true", help="started (the default)")
         wait.add_argument("--ready", action="store_true", help="every required role can be used now")
@@ -188,8 +191,8 @@ class _Commands:
         audit = self._add(
             "audit",
             "what happened to leases, from the journals, oldest first",
-            "A journal keeps every lease for journal_retention after its end, but of its renewals only the newest.",
-            "Who read a credential, and every renewal, is in the agent's audit log.",
+            "A journal keeps every lease for journal_retention after its end; of its renewals only the newest, and",
+            "no reads.",
         )
         self._config(audit)
         audit.add_argument("--user", metavar="NAME", help="only the lease of this database user")
@@ -208,14 +211,16 @@ class _Commands:
         self._config(made)
 
     def _config(self, made: Any) -> None:
-        default = os.environ.get("LEASEHOLD_CONFIG", _CONFIG)
-        option = made.add_argument("-c", "--config", default=default, metavar="FILE", help=f"default {default}")
-        self._completed(option, "file")
+        text = f"the configuration (default {self._config_file})"
+        self._completed(
+            made.add_argument("-c", "--config", default=self._config_file, metavar="FILE", help=text), "file"
+        )
 
     def _socket(self, made: Any) -> None:
-        default = os.environ.get("LEASEHOLD_SOCKET", _SOCKET)
-        option = made.add_argument("-s", "--socket", default=default, metavar="PATH", help=f"default {default}")
-        self._completed(option, "file")
+        text = f"where the agent listens (default {self._socket_path})"
+        self._completed(
+            made.add_argument("-s", "--socket", default=self._socket_path, metavar="PATH", help=text), "file"
+        )
 
     def _completed(self, option: Any, what: str) -> None:
         if what in self._complete:

@@ -24,7 +24,7 @@ _CODES: tuple[tuple[type[LeaseholdError], int], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(os.environ).parse_args(argv)
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()

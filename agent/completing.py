@@ -23,7 +23,7 @@ def completion(arguments: argparse.Namespace) -> int:
     import shtab
 
     complete = {"role": dict.fromkeys(_PREAMBLE, _ROLES), "file": shtab.FILE}
-    print(shtab.complete(parser(complete), arguments.shell, preamble=_PREAMBLE[arguments.shell]))
+    print(shtab.complete(parser(complete=complete), arguments.shell, preamble=_PREAMBLE[arguments.shell]))
     return codes.OK
 
 

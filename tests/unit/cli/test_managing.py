@@ -24,11 +24,13 @@ def row(lease_id: str, role: str = APP, **keys: Any) -> dict[str, Any]:
     }
 
 
-def agent(*rows: dict[str, Any], scope: str = "operator", **more: Any) -> dict[str, tuple[int, Any]]:
+def agent(
+    *rows: dict[str, Any], scope: str = "operator", more: dict[str, tuple[int, Any]] | None = None
+) -> dict[str, tuple[int, Any]]:
     return {
         "GET /v1/sys/health": (200, {"roles": {}, "scope": scope}),
         "GET /v1/sys/leases": (200, {"leases": list(rows), "total": len(rows)}),
-        **more,
+        **(more or {}),
     }
 
 
@@ -87,7 +89,7 @@ def test_revoke_ends_one_lease_or_all_below_a_path(run: Run, path: Path) -> None
         row("1"),
         row("2", NEAR),
         row("3", OTHER),
-        **{
+        more={
             "POST /v1/sys/leases/revoke": (204, None),
             f"POST /v1/sys/leases/revoke-prefix/{APP}": (204, None),
         },
@@ -110,7 +112,7 @@ def test_revoke_ends_one_lease_or_all_below_a_path(run: Run, path: Path) -> None
 
 def test_a_reader_is_told_that_it_may_not_revoke(run: Run, path: Path) -> None:
     """The agent answers a reader's revoke with success and does nothing: a person must not take that for done."""
-    answers = agent(row("1"), scope="reader", **{"POST /v1/sys/leases/revoke": (204, None)})
+    answers = agent(row("1"), scope="reader", more={"POST /v1/sys/leases/revoke": (204, None)})
 
     with canned(path, answers) as asked:
         ended = run("revoke", "1", "--yes")
@@ -133,7 +135,7 @@ def test_a_reader_is_told_that_it_may_not_revoke(run: Run, path: Path) -> None:
 def test_a_revocation_that_is_not_done_is_not_called_done(
     run: Run, path: Path, answer: tuple[int, Any], code: int, words: str
 ) -> None:
-    with canned(path, agent(row("1"), **{"POST /v1/sys/leases/revoke": answer})):
+    with canned(path, agent(row("1"), more={"POST /v1/sys/leases/revoke": answer})):
         ended = run("revoke", "1", "--yes")
 
     assert (ended.code, ended.out) == (code, "")
@@ -158,7 +160,7 @@ def test_stats_are_numbers_and_tables(run: Run, path: Path) -> None:
         "by_upstream": {"postgresql": 3},
     }
 
-    with canned(path, agent(**{"GET /v1/sys/leases/stats": (200, {"data": found})})):
+    with canned(path, agent(more={"GET /v1/sys/leases/stats": (200, {"data": found})})):
         shown = run("stats")
         whole = run("stats", "--json")
 

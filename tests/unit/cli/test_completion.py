@@ -11,7 +11,7 @@ from agent.cli import COMMANDS
 from tests.unit.cli.canned import canned
 from tests.unit.cli.conftest import Run
 
-ROLES = {
+ROLES: dict[str, object] = {
     name: {} for name in ("database/creds/app", "database/creds/report", "other/creds/app", "$(touch owned)", "a b")
 }
 HEALTH = {"GET /v1/sys/health": (200, {"roles": ROLES})}

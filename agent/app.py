@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from agent import __version__, log
 from agent.api.access import AllowList
 from agent.api.health import Probes
+from agent.api.metrics import Metrics
 from agent.api.server import Server
 from agent.clock import Clock, Dials, wait_for
 from agent.config.model import Config
@@ -183,9 +184,11 @@ class App:
                 started=lambda: self.started,
                 ready=lambda: self.ready,
                 live=lambda: self.live,
+                degraded=lambda: False,
                 files=self._file_states,
                 upstreams=self._upstream_states,
             ),
+            metrics=Metrics(lambda: (), self._clock),
             rotate=self._rotate,
             required=self._required,
             version=__version__,

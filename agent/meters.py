@@ -69,6 +69,14 @@ class Family:
     rows: tuple[Row, ...]
 
 
+def merged(families: Iterable[Family]) -> list[Family]:
+    """The same values with one family per metric: several listeners count the same things."""
+    rows: dict[Metric, tuple[Row, ...]] = {}
+    for family in families:
+        rows[family.metric] = rows.get(family.metric, ()) + family.rows
+    return [Family(metric=metric, rows=each) for metric, each in rows.items()]
+
+
 class Tally:
     """A counter per set of labels.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from agent.api.access import Peer, peer_of
+from agent.api.access import Peer
 from agent.api.framing import Framer
 from agent.api.wire import CONTINUE, FAULT, Refused, Request, Response, error
 
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self._idle_at = self._listener.clock.now()
         try:
-            self.peer = peer_of(transport.get_extra_info("socket"))
+            self.peer = self._listener.peer_of(transport.get_extra_info("socket"))
         except OSError:
             self._ended = True
             self._transport.abort()
@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         if self._ended:  # bytes behind the last request: nobody waits for an answer to them
             self._settle()
             return
-        self._listener.complain(self.peer, refused.text)
+        self._listener.complain(self.peer, refused.status, refused.text)
         self._ended, self._last_word = True, error(refused.status, refused.text)
         self._settle()
 

@@ -12,16 +12,18 @@ so that a stepped wall clock misleads nobody.
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from agent import log
+from agent import catalogue, log
 from agent.api.access import Peer, RoleAccess
 from agent.api.spacing import Spacing
 from agent.api.wire import Request, Response, as_json, error, split_target
 from agent.clock import Clock
 from agent.leases.cache import LeaseCache, Phase, Snapshot
 from agent.log import Event
+from agent.meters import Family
 
 _log = log.get(__name__)
 
@@ -79,15 +81,18 @@ class _Prepared:
         self.whole = Response(200, body, (("Content-Type", "application/json"), *caching))
         self.unchanged = Response(304, b"", caching)
 
-    def to(self, if_none_match: bytes | None) -> Response:
-        if if_none_match is None:
-            return self.whole
+    def to(self, if_none_match: bytes) -> Response:
         tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
         return self.unchanged if self.etag in tags or b"*" in tags else self.whole
 
 
 class RoleReader:
-    """Answers reads of one role."""
+    """Answers reads of one role.
+
+    Attributes:
+        served, unchanged, unavailable: answers 200, 304 and 503 so far.
+        denials: answers 403 so far, by operation.
+    """
 
     def __init__(self, role: str, access: RoleAccess, cache: LeaseCache, clock: Clock, lines: Spacing) -> None:
         self.role = role
@@ -96,6 +101,8 @@ class RoleReader:
         self._clock = clock
         self._lines = lines
         self._prepared: _Prepared | None = None
+        self.served = self.unchanged = self.unavailable = 0
+        self.denials = Counter({"read": 0, "rotate": 0})
 
     def __repr__(self) -> str:
         return f"RoleReader({self.role!r})"
@@ -116,12 +123,23 @@ class RoleReader:
         snapshot = self._cache.read(self.role, now)
         prepared = self._prepared
         if prepared is not None and prepared.snapshot is snapshot and now <= prepared.good_until:
-            return prepared.to(if_none_match)
+            if if_none_match is None:  # nearly every read: no call more than needed
+                self.served += 1
+                return prepared.whole
+            return self._compared(prepared, if_none_match)
         if snapshot is None or snapshot.remaining(now) < 1.0:  # whatever the margin: 0 would be no answer
             self._prepared = None
             return None
         self._prepared = prepared = _Prepared(snapshot, self.access.connection, now)
-        return prepared.to(if_none_match)
+        return self._compared(prepared, if_none_match)
+
+    def _compared(self, prepared: _Prepared, if_none_match: bytes | None) -> Response:
+        response = prepared.whole if if_none_match is None else prepared.to(if_none_match)
+        if response is prepared.whole:
+            self.served += 1
+        else:
+            self.unchanged += 1
+        return response
 
     def generation(self, now: float) -> int:
         """The generation served at `now`, 0 where there is none."""
@@ -145,6 +163,7 @@ class RoleReader:
 
     def absent(self, now: float) -> Response:
         """503, and when to ask again."""
+        self.unavailable += 1
         status = self._cache.status(self.role)
         # After a suspend nothing has failed, and no instant is known: retry_at is -inf until the role has looked.
         wait = math.ceil(max(1.0, status.retry_at - now))
@@ -157,6 +176,7 @@ class RoleReader:
         That a role exists is told to whoever may open the socket: names are not secret, and a 404 in place of a 403
         would hide every forgotten `allow` line.
         """
+        self.denials[operation] += 1
         if not self._lines.wait((peer.uid, self.role, operation), now, _DENIED_INTERVAL):
             _log.warning(Event.DENIED, uid=peer.uid, gid=peer.gid, role=self.role, operation=operation)
         key = "allow" if operation == "read" else f"allow_{operation}"
@@ -186,6 +206,23 @@ class Reads:
         self.by_role = {role: RoleReader(role, access, cache, clock, lines) for role, access in roles.items()}
         self._by_path = {f"/v1/{role}": reader for role, reader in self.by_role.items()}
         self._by_target = {path.encode(): reader for path, reader in self._by_path.items()}
+
+    def families(self) -> Iterable[Family]:
+        """How many reads were answered, and how."""
+        readers = self.by_role.values()
+        yield catalogue.READS.of(
+            ((one.role, outcome), count)
+            for one in readers
+            for outcome, count in (
+                ("served", one.served),
+                ("unchanged", one.unchanged),
+                ("unavailable", one.unavailable),
+                ("denied", one.denials["read"]),
+            )
+        )
+        yield catalogue.DENIALS.of(
+            ((one.role, operation), count) for one in readers for operation, count in one.denials.items()
+        )
 
     def answer(self, request: Request, peer: Peer, now: float) -> Response | FirstAttempt | None:
         """The answer to a plain read of a configured role; None for every other request."""

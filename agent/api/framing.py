@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httptools
 
-from agent.api.wire import KEPT_HEADERS, Refused, Request, origin_form
+from agent.api.wire import KEPT_HEADERS, WANTED, Refused, Request, origin_form
 
 
 class Framer:
@@ -87,7 +87,7 @@ class Framer:
         if self._head > self._max_header:
             raise self._too_large()
         key = name.lower()
-        if key in KEPT_HEADERS and self._in_head:
+        if key in KEPT_HEADERS and self._in_head and (key != b"accept" or WANTED in value.lower()):
             kept = self._request.headers
             kept[key] = kept[key] + b", " + value if key in kept else value
 

@@ -24,6 +24,7 @@ class Probes:
         started: all required roles were published once and their files written.
         ready: every required role holds a published, unexpired credential and its files are written.
         live: the agent turns; never depends on an upstream.
+        degraded: something fails, although credentials may still be served.
         files: how each file is doing, as plain values for JSON.
         upstreams: likewise.
     """
@@ -31,6 +32,7 @@ class Probes:
     started: Callable[[], bool]
     ready: Callable[[], bool]
     live: Callable[[], bool]
+    degraded: Callable[[], bool]
     files: Callable[[], list[dict[str, Any]]]
     upstreams: Callable[[], list[dict[str, Any]]]
 
@@ -57,21 +59,18 @@ class Health:
         self._required = frozenset(required)
         self._version = version
 
-    def started(self, _: Peer) -> Response:
-        """200 once the agent has started, 503 before."""
-        return _probe("started", self._probes.started())
+    @property
+    def probes(self) -> Mapping[str, Callable[[], Response]]:
+        """The three probes by path."""
+        return probe_answers(self._probes)
 
-    def ready(self, _: Peer) -> Response:
-        """200 while every required role can be used, 503 otherwise."""
-        return _probe("ready", self._probes.ready())
-
-    def live(self, _: Peer) -> Response:
-        """200 while the agent turns."""
-        return _probe("live", self._probes.live())
+    def operator(self, peer: Peer) -> bool:
+        """Whether `peer` is one."""
+        return self._admin.admits(peer)
 
     def report(self, peer: Peer) -> Response:
         """What `peer` may know, always with 200: it is the report that succeeded."""
-        operator = self._admin.admits(peer)
+        operator = self.operator(peer)
         shown = [role for role, access in self._roles.items() if operator or access.read.admits(peer)]
         now = self._clock.now()
         return plain(
@@ -80,6 +79,7 @@ class Health:
                 "started": self._probes.started(),
                 "ready": self._probes.ready(),
                 "live": self._probes.live(),
+                "degraded": self._probes.degraded(),
                 "version": self._version,
                 "scope": "operator" if operator else "reader",
                 "roles": {role: self._role(role, now) for role in shown},
@@ -110,6 +110,20 @@ class Health:
             "draining": status.draining,
             "error": status.error or None,
         }
+
+
+def probe_answers(probes: Probes) -> Mapping[str, Callable[[], Response]]:
+    """What the probes answer, by path: 200 while what they ask for holds, 503 while it does not.
+
+    `/startupz` holds once the agent has started; `/readyz` while every required role can be used; `/livez` while the
+    agent turns.
+    """
+
+    return {
+        "/startupz": lambda: _probe("started", probes.started()),
+        "/readyz": lambda: _probe("ready", probes.ready()),
+        "/livez": lambda: _probe("live", probes.live()),
+    }
 
 
 def _probe(name: str, holds: bool) -> Response:

@@ -1,18 +1,19 @@
 """All connections of one socket: how many there may be, how long each may take, how they end."""
 
 import asyncio
+import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
-from agent import log
-from agent.api.access import Peer
+from agent import catalogue, log
+from agent.api.access import Options, Peer, peer_of
 from agent.api.connection import Connection, Desk
 from agent.api.spacing import Spacing
 from agent.api.wire import Response, error
 from agent.clock import Clock, wait_for
-from agent.config.model import UnixListener
 from agent.log import Event
+from agent.meters import Family, Tally
 
 _log = log.get(__name__)
 _T = TypeVar("_T")
@@ -21,6 +22,36 @@ InnerFactory = Callable[[], asyncio.Protocol]
 
 _LOG_INTERVAL = 10.0  # seconds between two lines of one kind that strangers can cause
 _FULL = error(503, "too many connections", ("Retry-After", "1"))
+_REFUSALS = ("400", "408", "413", "417", "431", "503")
+
+
+class Limits(Protocol):
+    """Where a listener listens, for people, and its limits; see agent.config.model.UnixListener."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def max_connections(self) -> int: ...
+    @property
+    def max_connections_per_uid(self) -> int: ...
+    @property
+    def idle_timeout(self) -> float: ...
+    @property
+    def request_timeout(self) -> float: ...
+    @property
+    def max_header(self) -> int: ...
+    @property
+    def max_body(self) -> int: ...
+
+
+async def close_door(server: asyncio.Server, sock: socket.socket) -> None:
+    """No new connections from now on; those that are open go on."""
+    # asyncio makes connections a turn after accepting them; closing its server in between would leave their clients
+    # with an open socket that nobody serves. So stop accepting first, let them be made, then close.
+    asyncio.get_running_loop().remove_reader(sock)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    server.close()
 
 
 class Listener:
@@ -29,16 +60,22 @@ class Listener:
     Args:
         desk: answers known reads.
         make_inner: makes what answers everything else; called once, when first needed.
+        name: what metrics call it.
+        peer_of: says who is at the other end of a connected socket.
     """
 
     def __init__(
         self,
-        config: UnixListener,
+        config: Limits,
         *,
         desk: Desk,
         clock: Clock,
         make_inner: Callable[[], Coroutine[Any, Any, InnerFactory]],
+        name: str = "unix",
+        peer_of: Callable[[Options], Peer] = peer_of,
     ) -> None:
+        self.name = name
+        self.peer_of = peer_of
         self.config = config
         self.desk = desk
         self.clock = clock
@@ -51,6 +88,8 @@ class Listener:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._gone = asyncio.Event()
         self._lines = Spacing()
+        self._refused = Tally(catalogue.REFUSED, known=((name, status) for status in _REFUSALS))
+        self._faults = 0
 
     def __repr__(self) -> str:
         return f"Listener({len(self._connections)} connections{', stopping' if self.stopping else ''})"
@@ -69,7 +108,7 @@ class Listener:
             or len(self._connections) >= self.config.max_connections
             or self._by_uid[uid] >= self.config.max_connections_per_uid
         ):
-            self.complain(connection.peer, "too many connections")
+            self.complain(connection.peer, _FULL.status, "too many connections")
             return _FULL
         self._connections.add(connection)
         self._by_uid[uid] += 1
@@ -99,16 +138,24 @@ class Listener:
         self.inner = await asyncio.shield(self._opening)
         return self.inner
 
-    def complain(self, peer: Peer, reason: str) -> None:
-        """Say now and then that `peer` sends what cannot be answered; `reason` is ours, never the request's."""
+    def complain(self, peer: Peer, status: int, reason: str) -> None:
+        """Count, and now and then say, what `peer` sends that cannot be answered; `reason` is ours, never a request's."""
+        self._refused.add(self.name, str(status))
         if not self._lines.wait((peer.uid, reason), self.clock.now(), _LOG_INTERVAL):
             _log.warning(Event.BAD_REQUEST, uid=peer.uid, gid=peer.gid, reason=reason, socket=self.config.address)
 
     def fault(self, bug: BaseException) -> None:
         """Say that we failed to answer, and where; never with what the exception says, which may quote a request."""
+        self._faults += 1
         _log.error(Event.HANDLER_FAILED, error=type(bug).__name__, reason=log.place_of(bug))
 
     # -- called by the server ---------------------------------------------------------------------------------------
+
+    def families(self) -> Iterable[Family]:
+        """What was counted here."""
+        yield catalogue.CONNECTIONS.of([((self.name,), len(self._connections))])
+        yield self._refused.family()
+        yield catalogue.FAULTS.of([((self.name,), self._faults)])
 
     async def keep_time(self) -> None:
         """End connections that take too long, for ever: one coarse timer for all of them."""

@@ -7,23 +7,20 @@ work. prometheus-client is imported there at the first scrape: an agent that nob
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import isinf
 from typing import TYPE_CHECKING
 
 from agent import catalogue
-from agent.api.wire import Response
+from agent.api.wire import WANTED, Response
 from agent.clock import Clock
-from agent.meters import Distribution, Family, Kind
+from agent.meters import Distribution, Family, Kind, merged
 from agent.offload import in_daemon_thread
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Rendered
 
-Source = Callable[[], Iterable[Family]]
-"""Says what it has counted so far; called on the loop, at every scrape."""
-
-OPENMETRICS = b"application/openmetrics-text"
+PATH = "/metrics"
 _FRESH = 1.0
 _TASKS = "/proc/self/task"
 
@@ -32,23 +29,26 @@ class Metrics:
     """Answers scrapes.
 
     One at a time, and for a second the same answer to all: whoever scrapes without end costs one rendering a second.
+
+    Args:
+        gather: everything that was counted so far; called on the loop.
     """
 
-    def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, gather: Callable[[], Iterable[Family]], clock: Clock) -> None:
+        self._gather = gather
         self._clock = clock
         self._turn = asyncio.Lock()
         self._last: dict[bool, tuple[float, Response]] = {}
 
     async def response(self, accept: bytes | None) -> Response:
         """All metrics, in the format that `accept` (an Accept header) asks for."""
-        openmetrics = OPENMETRICS in (accept or b"").lower()
+        openmetrics = WANTED in (accept or b"").lower()
         async with self._turn:
             at, last = self._last.get(openmetrics, (float("-inf"), None))
             now = self._clock.now()
             if last is not None and 0 <= now - at < _FRESH:
                 return last
-            families = [family for source in self._sources for family in source()]
+            families = merged(self._gather())
             body, kind = await in_daemon_thread(lambda: render(families, openmetrics=openmetrics))
             response = Response(200, body, (("Content-Type", kind), ("Cache-Control", "no-store")))
             self._last[openmetrics] = (now, response)
@@ -60,7 +60,7 @@ def render(families: Iterable[Family], *, openmetrics: bool) -> tuple[bytes, str
     from prometheus_client.exposition import choose_encoder
 
     # Only these two words reach the library: it would repeat a client's version in its content type.
-    encode, kind = choose_encoder(f"{OPENMETRICS.decode()}; version=1.0.0" if openmetrics else "")
+    encode, kind = choose_encoder(f"{WANTED.decode()}; version=1.0.0" if openmetrics else "")
     return encode(_Registry(families)), kind  # a registry is whatever can `collect`
 
 

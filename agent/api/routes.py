@@ -19,8 +19,9 @@ from agent.api.access import Peer
 from agent.api.connection import Connection
 from agent.api.fastpath import Reads, RoleReader
 from agent.api.health import Health
+from agent.api.metrics import PATH, Metrics
 from agent.api.spacing import Spacing
-from agent.api.wire import FAULT, NOT_FOUND, Response, error, plain, split_target
+from agent.api.wire import FAULT, NOT_FOUND, READ_ONLY, Response, error, plain, split_target
 from agent.clock import Clock
 from agent.config.durations import parse_duration
 from agent.config.model import UnixListener
@@ -44,18 +45,22 @@ class Routes:
     """
 
     def __init__(
-        self, *, reads: Reads, health: Health, rotate: Callable[[str, float | None], None], clock: Clock
+        self,
+        *,
+        reads: Reads,
+        health: Health,
+        metrics: Metrics,
+        rotate: Callable[[str, float | None], None],
+        clock: Clock,
     ) -> None:
         self._roles: Mapping[str, RoleReader] = reads.by_role
         self._rotate = rotate
         self._clock = clock
         self._rotated = Spacing()
-        self._fixed: dict[str, Callable[[Peer], Response]] = {
-            "/startupz": health.started,
-            "/readyz": health.ready,
-            "/livez": health.live,
-            "/v1/sys/health": health.report,
-        }
+        self._health = health
+        self._metrics = metrics
+        self._probes = health.probes
+        self._fixed = frozenset({*self._probes, "/v1/sys/health", PATH})
 
     async def answer(self, request: web.Request, peer: Peer) -> Response:
         """The answer to any request."""
@@ -64,7 +69,7 @@ class Routes:
             return error(400, "the request's target has no path")
         path = split[0]
         if path in self._fixed:
-            return self._fixed[path](peer) if request.method in _READ else _not_allowed(_READ)
+            return await self._about_us(request, peer, path) if request.method in _READ else READ_ONLY
         role = path.removeprefix("/v1/") if path.startswith("/v1/") else ""
         if role in self._roles:
             return await self._read(request, peer, self._roles[role])
@@ -75,9 +80,20 @@ class Routes:
             return _not_allowed(_ASK)
         return self._rotation(peer, reader, await request.read())
 
+    async def _about_us(self, request: web.Request, peer: Peer, path: str) -> Response:
+        if path in self._probes:
+            return self._probes[path]()
+        if path != PATH:
+            return self._health.report(peer)
+        if not self._health.operator(peer):
+            remedy = f'add "uid:{peer.uid}" to allow_admin = [...] under [listener.unix], or use [listener.health]'
+            return error(403, f"uid {peer.uid} may not read {PATH}: {remedy}")
+        accept = request.headers.get("Accept")
+        return await self._metrics.response(None if accept is None else accept.encode("latin-1", "replace"))
+
     async def _read(self, request: web.Request, peer: Peer, reader: RoleReader) -> Response:
         if request.method not in _READ:
-            return _not_allowed(_READ)
+            return READ_ONLY
         known = request.headers.get("If-None-Match")
         answer = reader.answer(peer, None if known is None else known.encode("latin-1", "replace"), self._clock.now())
         return answer if isinstance(answer, Response) else await answer.response()

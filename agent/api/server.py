@@ -1,7 +1,7 @@
 """The local API on one Unix socket: puts this room's parts together, starts and stops them."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,13 @@ from agent.api.access import AllowList, RoleAccess
 from agent.api.binding import Binding, bind
 from agent.api.fastpath import Reads
 from agent.api.health import Health, Probes
-from agent.api.listener import InnerFactory, Listener
+from agent.api.listener import InnerFactory, Listener, close_door
+from agent.api.metrics import Metrics
 from agent.clock import Clock
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache
 from agent.log import Event
+from agent.meters import Family
 from agent.offload import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Server:
         roles: who may read and rotate what; every one of them is in `cache`.
         admin: the operators.
         probes: what only the rest of the agent can say.
+        metrics: answers scrapes of operators.
         rotate: called as rotate(role, revoke_after) when a replacement was asked for and granted.
         required: the roles that readiness waits for.
         version: the agent's, for operators.
@@ -45,11 +48,13 @@ class Server:
         cache: LeaseCache,
         clock: Clock,
         probes: Probes,
+        metrics: Metrics,
         rotate: Callable[[str, float | None], None],
         required: frozenset[str],
         version: str,
     ) -> None:
         self._config = config
+        self._metrics = metrics
         self._rotate = rotate
         self._clock = clock
         self._reads = Reads(roles, cache, clock)
@@ -69,6 +74,11 @@ class Server:
     def address(self) -> str:
         """The socket's path."""
         return self._config.address
+
+    def families(self) -> Iterable[Family]:
+        """What was counted here."""
+        yield from self._listener.families()
+        yield from self._reads.families()
 
     async def start(self) -> None:
         """Take the socket and answer on it.
@@ -98,7 +108,14 @@ class Server:
         # 100 ms of imports, in a thread: the reads that are known go on meanwhile.
         inner, routes = await asyncio.to_thread(_import_routes)
         self._inner = inner(
-            routes(reads=self._reads, health=self._health, rotate=self._rotate, clock=self._clock), self._config
+            routes(
+                reads=self._reads,
+                health=self._health,
+                metrics=self._metrics,
+                rotate=self._rotate,
+                clock=self._clock,
+            ),
+            self._config,
         )
         return await self._inner.open()
 
@@ -106,12 +123,7 @@ class Server:
         """No new connections from now on; those that are open go on."""
         if self._server is None or self._binding is None or not self._server.is_serving():
             return
-        # asyncio makes connections a turn after accepting them; closing its server in between would leave their
-        # clients with an open socket that nobody serves. So stop accepting first, let them be made, then close.
-        asyncio.get_running_loop().remove_reader(self._binding.sock)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        self._server.close()
+        await close_door(self._server, self._binding.sock)
 
     async def stop(self, deadline: float) -> None:
         """Stop accepting, answer what is due within `deadline` seconds, close every connection, remove the socket.

@@ -10,9 +10,11 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 KEPT_HEADERS = frozenset(
-    {b"content-length", b"transfer-encoding", b"content-type", b"expect", b"if-none-match"},
+    {b"accept", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"if-none-match"},
 )
-_FORWARDED = (b"content-type", b"if-none-match")
+WANTED = b"application/openmetrics-text"
+"""The only thing that an Accept header can ask for; whatever else it says is not kept."""
+_FORWARDED = (b"accept", b"content-type", b"if-none-match")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -113,6 +115,7 @@ def error(status: int, text: str, *headers: tuple[str, str]) -> Response:
 
 
 NOT_FOUND = error(404, "no such path: credentials are at /v1/ROLE, the agent's state at /v1/sys/health")
+READ_ONLY = error(405, "only GET and HEAD here", ("Allow", "GET, HEAD"))
 FAULT = error(500, "the agent failed to answer; its log says more")
 
 

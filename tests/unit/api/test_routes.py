@@ -238,6 +238,7 @@ async def test_health_tells_an_operator_everything_but_secrets(world: World) -> 
         "started": True,
         "ready": True,
         "live": True,
+        "degraded": False,
         "version": "1.2.3",
         "scope": "operator",
         "roles": sorted([ROLE, OTHER, LAZY]),

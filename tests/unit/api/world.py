@@ -7,17 +7,19 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.api.access import AllowList, RoleAccess
 from agent.api.health import Probes
+from agent.api.metrics import Metrics
 from agent.api.server import Server
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache, Phase, RoleStatus, Snapshot
 from agent.leases.lease import Grant, Lease, Secret
+from agent.meters import Family
 from tests.fakes import FakeClock
 
 ROLE = "database/creds/app"
@@ -115,8 +117,10 @@ class World:
         self.config = UnixListener(address=str(path))
         self.admin = NOBODY
         self.ready = True
+        self.degraded = False
         self.rotated: list[tuple[str, float | None]] = []
         self.rotate: Callable[[str, float | None], None] = lambda role, after: self.rotated.append((role, after))
+        self.families: Callable[[], Iterable[Family]] = lambda: ()
         self.files: Callable[[], list[dict[str, Any]]] = lambda: [{"path": "/etc/secrets/db-creds", "written": True}]
         self.roles = {
             ROLE: RoleAccess(
@@ -160,9 +164,11 @@ class World:
                 started=lambda: True,
                 ready=lambda: self.ready,
                 live=lambda: True,
+                degraded=lambda: self.degraded,
                 files=self.files,
                 upstreams=lambda: [{"name": "postgresql", "open": True}],
             ),
+            metrics=Metrics(lambda: self.families(), self.clock),
             rotate=self.rotate,
             required=frozenset({ROLE}),
             version="1.2.3",

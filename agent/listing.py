@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.codes import shown
 from agent.table import columns, seconds
 
 WIDTH = 100
@@ -64,14 +63,13 @@ def acts(rows: Sequence[Row]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: Sequence[int]) -> list[str]:
     """Aligned lines; the `elastic` columns give way, the widest first, where it would be too wide."""
-    clean = [[shown(str(cell)) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in (head, *clean)) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     while sum(widths) + _GAP * (len(widths) - 1) > WIDTH:
         widest = max(elastic, key=lambda i: widths[i])
         if widths[widest] <= _LEAST:
             break
         widths[widest] -= 1
-    return columns([head, *([_fit(cell, widths[i]) for i, cell in enumerate(row)] for row in clean)])
+    return columns([head, *([_fit(cell, widths[i]) for i, cell in enumerate(row)] for row in rows)])
 
 
 def _fit(cell: str, width: int) -> str:

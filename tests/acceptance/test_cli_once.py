@@ -56,10 +56,14 @@ def test_without_a_memory_it_warns_and_leaves_a_working_credential(
 ) -> None:
     """The lease lives to its end, unrenewed: said in one line, for whoever reads the log."""
     text = document(place, database)
+    with socket.socket(socket.AF_UNIX) as other:
+        # It opens no socket: that another agent still has its own there is nothing to it.
+        other.bind(text["listener"]["unix"]["address"])
+        other.listen()
 
-    init = once(place, started, text)
+        init = once(place, started, text)
 
-    assert init.wait() == 0, init.stderr
+        assert init.wait() == 0, init.stderr
     held = from_file(Path(text["template"][0]["destination"]))
     log_in(place_of(database), held).close()
     assert leased(database) == {held.username}
@@ -86,6 +90,7 @@ def test_a_role_that_does_not_come_is_named_and_everything_is_revoked(
 ) -> None:
     """Exit code 1 after --timeout, a line per missing role with the reason, no user and no file left."""
     text = remembering(place, database)
+    text["agent"]["on_stop"] = "handover"
     broken = "database/creds/broken"
     text["role"][broken] = role_of(database, group="no_such_group")
 

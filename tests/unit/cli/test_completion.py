@@ -1,5 +1,6 @@
 """The scripts that shells load, and the names that they ask for."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -76,3 +77,15 @@ def test_zsh_gets_a_script_with_every_command(run: Run) -> None:
     assert ended.out.startswith("#compdef leasehold")
     for command in COMMANDS:
         assert f"    {command}:'" in ended.out
+
+
+def test_a_reader_of_our_output_that_has_gone_is_no_error(path: Path) -> None:
+    """`leasehold completion bash | true`: what is still buffered at the end must not become a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "agent", "completion", "bash"], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")

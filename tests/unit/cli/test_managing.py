@@ -179,8 +179,8 @@ def test_stats_are_numbers_and_tables(run: Run, path: Path) -> None:
     ]
 
 
-def test_an_agent_that_refuses_is_quoted(run: Run, path: Path) -> None:
-    with canned(path, {"GET /v1/sys/leases": (403, {"errors": ["uid 5 may not"]})}):
+def test_an_agent_that_refuses_is_quoted_on_one_line(run: Run, path: Path) -> None:
+    with canned(path, {"GET /v1/sys/leases": (403, {"errors": ["uid 5 may not\n\x1b[2Jread"]})}):
         ended = run("leases")
 
-    assert (ended.code, ended.out, ended.err) == (5, "", "leasehold: uid 5 may not\n")
+    assert (ended.code, ended.out, ended.err) == (5, "", "leasehold: uid 5 may not\\n\\x1b[2Jread\n")

@@ -83,9 +83,9 @@ def test_a_reader_of_our_output_that_has_gone_is_no_error(path: Path) -> None:
     """`leasehold completion bash | true`: what is still buffered at the end must not become a traceback."""
     reader, writer = os.pipe()
     os.close(reader)
-    ended = subprocess.run(
-        [sys.executable, "-m", "agent", "completion", "bash"], stdout=writer, stderr=subprocess.PIPE, check=False
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "agent", "completion", "bash"]
+    ended = subprocess.run(command, env=buffered, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
 
     assert (ended.returncode, ended.stderr) == (0, b"")

@@ -24,26 +24,35 @@ _CODES: tuple[tuple[type[LeaseholdError], int], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit code."""
-    arguments = parser(os.environ).parse_args(argv)
     try:
-        code = COMMANDS[arguments.command](arguments)
+        code = _outcome(argv)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `leasehold status | head -1`; what is buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return codes.OK
+    return code
+
+
+def _outcome(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = parser(os.environ).parse_args(argv)
+        return COMMANDS[arguments.command](arguments)
     except LeaseholdError as error:
         for line in error.mistakes if isinstance(error, ConfigError) else (str(error),):
             say(line)
         return next(code for kind, code in _CODES if isinstance(error, kind))
     except KeyboardInterrupt:
         return 130
+    except SystemExit as ended:  # argparse: help, the version, or a mistake that it has told
+        return int(ended.code or codes.OK)
     except BrokenPipeError:
-        # The reader of our output has gone, as in `leasehold status | head -1`; what is buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return codes.OK
+        raise
     except Exception as bug:  # noqa: BLE001 - a traceback would show what the exception says, which may be a secret
         from agent.log import place_of
 
         say(f"a bug, please report it: {type(bug).__name__} at {place_of(bug)}")
         return codes.FAILED
-    return code
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------

@@ -79,13 +79,15 @@ def test_zsh_gets_a_script_with_every_command(run: Run) -> None:
         assert f"    {command}:'" in ended.out
 
 
-def test_a_reader_of_our_output_that_has_gone_is_no_error(path: Path) -> None:
-    """`leasehold completion bash | true`: what is still buffered at the end must not become a traceback."""
+@pytest.mark.parametrize("argv", [["--help"], ["completion", "bash"], ["completion", "roles", "-s", "agent.sock"]])
+def test_a_reader_of_our_output_that_has_gone_is_no_error(path: Path, argv: list[str]) -> None:
+    """`leasehold … | true`: what is still buffered at the end must not become a traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "agent", "completion", "bash"]
-    ended = subprocess.run(command, env=buffered, stdout=writer, stderr=subprocess.PIPE, check=False)
+    command = [sys.executable, "-m", "agent", *argv]
+    with canned(path, HEALTH):
+        ended = subprocess.run(command, env=buffered, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
 
     assert (ended.returncode, ended.stderr) == (0, b"")

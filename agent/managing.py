@@ -117,6 +117,8 @@ def _held(path: str) -> list[Mapping[str, Any]]:
 
 
 def _granted(answer: Answer) -> Answer:
+    if answer.status == 404:  # an agent older than this command
+        raise Unknown("this agent does not tell of its leases; --everyone reads the journals")
     if answer.status not in (200, 202, 204):
         raise Unknown(answer.error)
     return answer

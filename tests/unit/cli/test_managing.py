@@ -184,3 +184,12 @@ def test_an_agent_that_refuses_is_quoted_on_one_line(run: Run, path: Path) -> No
         ended = run("leases")
 
     assert (ended.code, ended.out, ended.err) == (5, "", "leasehold: uid 5 may not\\n\\x1b[2Jread\n")
+
+
+def test_an_agent_that_knows_no_such_path_leads_to_the_journals(run: Run, path: Path) -> None:
+    """A pod's agent may be older than the command beside it."""
+    with canned(path, {}):
+        ended = run("leases")
+
+    assert ended.code == 5
+    assert "--everyone reads the journals" in ended.err

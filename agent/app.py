@@ -8,13 +8,14 @@ Files go before the users that they name, as the socket does: what is found ther
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agent import __version__, log
 from agent.api.access import AllowList
 from agent.api.health import Probes
+from agent.api.healthport import HealthServer
 from agent.api.metrics import Metrics
 from agent.api.server import Server
 from agent.clock import Clock, Dials, wait_for
@@ -25,6 +26,9 @@ from agent.leases.cache import LeaseCache
 from agent.leases.observed import Call
 from agent.leases.schedule import MIN_TTL
 from agent.log import Event
+from agent.measures import Measures
+from agent.meters import Family
+from agent.notify import Notifier
 from agent.parts import Builder, Parts
 from agent.tasks import leaves, unless
 from agent.translate import access_of
@@ -55,9 +59,18 @@ class App:
     Args:
         min_ttl: shortest lease that is accepted; less than the default is for tests.
         holder: whom the leases are issued for, the pod's name; the host's name by default.
+        notifier: the service manager that wants to know how the agent is.
     """
 
-    def __init__(self, config: Config, *, clock: Clock, min_ttl: float = MIN_TTL, holder: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        min_ttl: float = MIN_TTL,
+        holder: str | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._required = frozenset(n for n, r in config.role.items() if r.required and not r.lazy)
@@ -69,8 +82,19 @@ class App:
         self._ticked_at = clock.now()
         self._hooks: set[asyncio.Task[None]] = set()
         self.cache = LeaseCache(config.role)
-        self._watchers: list[Callable[[Call], None]] = []
+        self._notifier = notifier or Notifier()
         self._parts = Parts()
+        self._measures = Measures(config, cache=self.cache, parts=self._parts, clock=clock)
+        self._watchers: list[Callable[[Call], None]] = [self._measures.calls.called]
+        self._metrics = Metrics(self._families, clock)
+        self._probes = Probes(
+            started=lambda: self.started,
+            ready=lambda: self.ready,
+            live=lambda: self.live,
+            degraded=lambda: self._measures.degraded,
+            files=self._file_states,
+            upstreams=self._upstream_states,
+        )
         self._builder = Builder(
             config=config,
             cache=self.cache,
@@ -81,6 +105,7 @@ class App:
             tell=self._called,
         )
         self._server: Server | None = None
+        self._health_server: HealthServer | None = None
 
     # -- what health asks -------------------------------------------------------------------------------------------
 
@@ -97,8 +122,8 @@ class App:
 
     @property
     def live(self) -> bool:
-        """Whether the loop turns; never depends on an upstream (R003-110)."""
-        return self._clock.now() - self._ticked_at < 3 * TICK
+        """Whether the loop turns and no Renewer sleeps past its step; never depends on an upstream (R003-110)."""
+        return self._clock.now() - self._ticked_at < 3 * TICK and self._measures.stuck < 3 * TICK
 
     def missing(self) -> list[str]:
         """What the start still waits for, a line each: roles without a credential, or else files; never empty."""
@@ -113,7 +138,17 @@ class App:
         return [] if self._parts.files is None else [state.as_dict() for state in self._parts.files.states()]
 
     def _upstream_states(self) -> list[dict[str, Any]]:
-        return [{"name": name, "circuit": circuit.state} for name, circuit in self._parts.circuits.items()]
+        return [
+            {"name": name, "circuit": circuit.state, "healthy": circuit.state == "closed"}
+            for name, circuit in self._parts.circuits.items()
+        ]
+
+    def _families(self) -> Iterator[Family]:
+        """All that was counted, for a scrape."""
+        yield from self._measures.families(self._probes)
+        for server in (self._server, self._health_server):
+            if server is not None:
+                yield from server.families()
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +190,11 @@ class App:
             async with asyncio.TaskGroup() as group:
                 workers = self._parts.put_to_work(group)
                 workers.append(group.create_task(self._watch(), name="watchdog"))
+                workers += self._measures.put_to_work(group)
+                beating = self._notifier.keep_beating(
+                    self._clock, live=lambda: self.live, status=self._measures.summary
+                )
+                workers.append(group.create_task(beating, name="notifier"))
                 workers.append(group.create_task(self._starting(on_started), name="starting"))
                 await self._until_stopped(stop, hurry)
                 self._begin_to_end()
@@ -170,6 +210,10 @@ class App:
         return crashed
 
     async def _listen(self) -> None:
+        health = self._config.listener.health
+        if health is not None:
+            self._health_server = HealthServer(health, probes=self._probes, metrics=self._metrics, clock=self._clock)
+            await self._health_server.start()
         unix = self._config.listener.unix
         if unix is None:
             return
@@ -180,15 +224,8 @@ class App:
             admin=AllowList.parse(unix.allow_admin, own),
             cache=self.cache,
             clock=self._clock,
-            probes=Probes(
-                started=lambda: self.started,
-                ready=lambda: self.ready,
-                live=lambda: self.live,
-                degraded=lambda: False,
-                files=self._file_states,
-                upstreams=self._upstream_states,
-            ),
-            metrics=Metrics(lambda: (), self._clock),
+            probes=self._probes,
+            metrics=self._metrics,
             rotate=self._rotate,
             required=self._required,
             version=__version__,
@@ -207,6 +244,7 @@ class App:
             await self._parts.files.written()
         self._started = True
         _log.info(Event.STARTED, count=len(self._required))
+        self._notifier.ready()
         on_started()
 
     async def _until_stopped(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
@@ -226,6 +264,7 @@ class App:
             jump = await dials.look(TICK)
             self._ticked_at = self._clock.now()
             if jump.slept:
+                self._measures.vitals.jumped()
                 _log.warning(Event.CLOCK_JUMP, took=round(jump.slept, 1), reason="suspended, or stuck")
                 for renewer in self._parts.renewers.values():
                     renewer.recheck()
@@ -251,6 +290,7 @@ class App:
         """From now on the deadline runs."""
         if not self._stopping:
             self._stopping = True
+            self._notifier.stopping()
             self._ends_at = self._clock.now() + self._config.agent.stop_timeout
 
     def _left(self) -> float:
@@ -270,6 +310,8 @@ class App:
         if not self._handing_over:
             late = "revocations took too long"
             await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), late, left)
+        if self._health_server is not None:  # the last to go: until here it said that the agent is not ready
+            await self._health_server.stop(0.0)
         for hook in list(self._hooks):
             hook.cancel()
         closing = (engine.close() for engine in self._parts.engines.values())

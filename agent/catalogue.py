@@ -43,6 +43,10 @@ REVOCATIONS = _m("revocations_total", _C, "Revocations asked for.", "role", "ups
 ERRORS = _m("upstream_errors_total", _C, "Calls that failed, by the kind of error.", "upstream", "operation", "error")
 DURATION = _m("upstream_call_duration_seconds", _H, "How long calls took.", "upstream", "operation")
 CIRCUIT_OPEN = _m("circuit_open", _G, "Whether the upstream cannot be reached, so that calls wait.", "upstream")
+SWEEPS = _m("sweeps_total", _C, "Searches of a journal for leases that have expired.", "upstream", "outcome")
+REAPED = _m("leases_reaped_total", _C, "Expired leases, of any agent, that sweeps have ended.", "upstream")
+UNENDED = _m("leases_unended", _G, "Expired leases, of any agent, that the newest sweep could not end.", "upstream")
+STRANGERS = _m("strangers", _G, "Members of the marker group without a live row in the journal.", "upstream")
 CERTIFICATE = _m("certificate_expiry_timestamp_seconds", _G, "When it ends, Unix time.", "upstream", "certificate")
 # -- files ------------------------------------------------------------------------------------------------------------
 RENDERS = _m("renders_total", _C, "Files rendered and, where they changed, written.", "path", "outcome")

@@ -20,6 +20,7 @@ from agent.config.load import load_file
 from agent.config.model import Config, Duration, Listener
 from agent.errors import ConfigError, LeaseholdError
 from agent.log import Event
+from agent.notify import from_environment
 
 _log = log.get(__name__)
 _UNTENDED = (
@@ -33,13 +34,15 @@ RunLoop = Callable[[Coroutine[Any, Any, int]], int]
 
 def run(arguments: argparse.Namespace, *, handle_signals: HandleSignals, run_loop: RunLoop) -> int:
     """The agent until a signal; the process's exit code."""
+    notifier = from_environment(os.environ)
     config, as_json = _prepared(arguments)
 
     async def serve() -> int:
         stop, hurry = asyncio.Event(), asyncio.Event()
         handle_signals(stop, hurry)
         # What start-up made lives for ever: the collector need not look at it again at every read.
-        ended = await App(config, clock=SystemClock()).run(stop, hurry=hurry, on_started=gc.freeze)
+        app = App(config, clock=SystemClock(), notifier=notifier)
+        ended = await app.run(stop, hurry=hurry, on_started=gc.freeze)
         return codes.FAILED if ended.crashed else codes.LEFT_BEHIND if ended.left else codes.OK
 
     return _told(run_loop, serve(), as_json)

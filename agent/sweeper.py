@@ -1,6 +1,7 @@
 """The cleanup of one upstream's journal: expired leases are reaped, ours and those of agents that are no more."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent import log
@@ -16,8 +17,29 @@ if TYPE_CHECKING:  # psycopg is imported only after the socket listens
 _log = log.get(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweeps:
+    """What all sweeps of this run have come to.
+
+    Attributes:
+        done, failed: sweeps that ended, and that did not: the server could not be asked.
+        reaped: expired leases that they ended.
+        unended: expired leases that the newest one left; and
+        strangers: members of the marker group that it found without a live row.
+    """
+
+    done: int = 0
+    failed: int = 0
+    reaped: int = 0
+    unended: int = 0
+    strangers: int = 0
+
+
 class Sweeper:
     """Sweeps `engine` every `interval` seconds, through its circuit.
+
+    Attributes:
+        sweeps: what they have come to.
 
     Args:
         expired: told the ids of all leases that have ended by the server's clock and still had their user.
@@ -34,6 +56,7 @@ class Sweeper:
         expired: Callable[[frozenset[str]], None],
     ) -> None:
         self.name = name
+        self.sweeps = Sweeps()
         self._engine = engine
         self._circuit = circuit
         self._clock = clock
@@ -49,13 +72,22 @@ class Sweeper:
                 async with self._circuit.turn(), self._clock.timeout(CALL_DEADLINE):
                     swept = await self._engine.sweep()
             except TimeoutError:
+                self.sweeps = replace(self.sweeps, failed=self.sweeps.failed + 1)
                 _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=f"no answer within {CALL_DEADLINE:.0f} s")
             except UpstreamError as error:
+                self.sweeps = replace(self.sweeps, failed=self.sweeps.failed + 1)
                 _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=str(error))
             else:
                 self._tell(swept)
 
     def _tell(self, swept: "Swept") -> None:
+        self.sweeps = replace(
+            self.sweeps,
+            done=self.sweeps.done + 1,
+            reaped=self.sweeps.reaped + swept.reaped,
+            unended=max(0, swept.due - swept.reaped),
+            strangers=swept.strangers,
+        )
         failed = frozenset(swept.failed)
         for line in sorted(failed - self._told):  # once each, not every ten seconds
             _log.warning(Event.SWEEP_FAILED, upstream=self.name, error=line)

@@ -1,7 +1,7 @@
 """The configuration's words as the other rooms' values."""
 
 from agent.api.access import AllowList, RoleAccess
-from agent.config.model import Role
+from agent.config.model import Config, Role
 from agent.leases.schedule import MIN_TTL, Policy
 
 
@@ -16,6 +16,16 @@ def policy_of(role: Role, *, min_ttl: float = MIN_TTL) -> Policy:
         min_ttl=min_ttl,
         attempts=role.retries,
     )
+
+
+def certificates_of(config: Config) -> dict[tuple[str, str], str]:
+    """The files of certificates by upstream and key."""
+    found = {
+        (name, key): getattr(server, key)
+        for name, server in config.postgresql.items()
+        for key in ("sslcert", "sslrootcert")
+    }
+    return {name: path for name, path in found.items() if path not in (None, "system")}
 
 
 def access_of(role: Role, own_uid: int) -> RoleAccess:

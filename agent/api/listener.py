@@ -139,7 +139,7 @@ class Listener:
         return self.inner
 
     def complain(self, peer: Peer, status: int, reason: str) -> None:
-        """Count, and now and then say, what `peer` sends that cannot be answered; `reason` is ours, never a request's."""
+        """Count, and now and then say, what `peer` sends that has no answer; `reason` is ours, never the request's."""
         self._refused.add(self.name, str(status))
         if not self._lines.wait((peer.uid, reason), self.clock.now(), _LOG_INTERVAL):
             _log.warning(Event.BAD_REQUEST, uid=peer.uid, gid=peer.gid, reason=reason, socket=self.config.address)

@@ -74,6 +74,10 @@ class Files:
         """How each file is doing, in the configuration's order."""
         return [keeper.state for keeper in self._keepers]
 
+    def counts(self) -> list[tuple[str, int, int]]:
+        """Each file's path, how often it was rendered, and how often that failed."""
+        return [(keeper.state.path, keeper.rendered, keeper.failed) for keeper in self._keepers]
+
     async def remove(self) -> list[str]:
         """Remove all files, those of an earlier run included, and write none any more.
 

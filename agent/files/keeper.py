@@ -55,7 +55,11 @@ class FileState:
 
 
 class Keeper:
-    """One file's task."""
+    """One file's task.
+
+    Attributes:
+        rendered, failed: attempts that came off so far, and that did not.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Keeper:
     ) -> None:
         self.written = asyncio.Event()
         self.state = FileState(path=template.destination)
+        self.rendered = self.failed = 0
         self._template = template
         self._config = config
         self._roles = roles
@@ -159,6 +164,7 @@ class Keeper:
             self._failed_for = _generations(snapshots)
             self._not_before = now + backoff(self._failures, 1.0)
             return
+        self.rendered += 1
         self._shown = snapshots
         self._rendered = {role: one.request_id for role, one in snapshots.items()} if shows_life else {}
         self._look_at = now + self._config.render_interval
@@ -191,6 +197,7 @@ class Keeper:
 
     def _failed(self, error: RenderError, now: float) -> None:
         self._failures += 1
+        self.failed += 1
         delay = backoff(self._failures, 1.0)
         generations = {} if self._shown is None else _generations(self._shown)
         self.state = FileState(path=self.state.path, state="failed", error=str(error), generations=generations)

@@ -81,6 +81,7 @@ def _body() -> bytes:
 async def _serve_ours(path: Path, body: bytes, ready: Connection) -> None:
     from agent.api.access import AllowList, RoleAccess
     from agent.api.health import Probes
+    from agent.api.metrics import Metrics
     from agent.api.server import Server
     from agent.clock import SystemClock
     from agent.config.model import UnixListener
@@ -95,8 +96,14 @@ async def _serve_ours(path: Path, body: bytes, ready: Connection) -> None:
         cache=_cache(clock),
         clock=clock,
         probes=Probes(
-            started=lambda: True, ready=lambda: True, live=lambda: True, files=lambda: [], upstreams=lambda: []
+            started=lambda: True,
+            ready=lambda: True,
+            live=lambda: True,
+            degraded=lambda: False,
+            files=lambda: [],
+            upstreams=lambda: [],
         ),
+        metrics=Metrics(lambda: [], clock),
         rotate=lambda role, after: None,
         required=frozenset({ROLE}),
         version="bench",

@@ -173,7 +173,7 @@ class Renewer:
             tenure.changed.clear()
             now = self._clock.now()
             tenure.look(now)
-            await self._memory.keep(tenure.current, tenure.retired)
+            await self._memory.keep(*tenure.left)
             step = next_step(tenure.view, self._policy, now)
             match step:
                 case Issue():
@@ -212,7 +212,8 @@ class Renewer:
             return
         deadline = self._policy.deadline_for(lease)
         try:
-            await self._calls.tried(lease, self._clock.now() + deadline, deadline)
+            # Once: no replica lags any more behind what was published before, and nothing is served meanwhile.
+            await self._calls.tried(lease, self._clock.now(), deadline)
         except CredentialRefused as error:
             self._tenure.refused(lease, error)
 
@@ -221,7 +222,7 @@ class Renewer:
     async def _issue(self, step: Issue) -> None:
         tenure = self._tenure
         proposed = str(uuid.uuid4())
-        await self._memory.keep(tenure.current, tenure.retired, proposed=proposed)
+        await self._memory.keep(*tenure.left, proposed=proposed)
         reach(Failpoint.ISSUE_PROPOSED)
         began = self._clock.now()
         deadline = self._policy.deadline_for(tenure.current)

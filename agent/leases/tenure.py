@@ -100,6 +100,14 @@ class Tenure:
         """What still has to be revoked."""
         return self.retirement.retired
 
+    @property
+    def left(self) -> tuple[Lease | None, tuple[Retired, ...]]:
+        """What the next incarnation would have to take over: the lease to go on with, and those to revoke."""
+        current = self.view.current
+        if current is None or not self.gone:
+            return current, self.retired
+        return None, (*self.retired, Retired.of(current, current.issued_at))
+
     def held(self) -> tuple[Held, ...]:
         """Every lease of the role, the published one first."""
         current = self.view.current

@@ -178,6 +178,30 @@ async def test_a_lease_that_is_gone_is_replaced_and_never_served_again(clock: Fa
     await second.crash()
 
 
+async def test_a_lease_found_dead_is_not_asked_after_again(clock: FakeClock) -> None:
+    """Killed between finding that out and replacing it, the next run issues at once."""
+    engine, disk = FakeEngine(clock, ttl=60), Disk()
+    first = await Life(clock, engine, disk).start()
+    await first.crash()
+    engine.script = lambda op, n: LeaseGone("gone") if op == "renew" else 1e9 if op == "issue" else None
+    second = await Life(clock, engine, disk).start()
+    await second.crash()
+    tried = []
+
+    async def verify(data: object, until: float) -> bool:
+        tried.append(until)
+        return True
+
+    engine.script = lambda op, n: None
+    third = await Life(clock, engine, disk, verify=verify).start()
+
+    assert third.user == "user-2"
+    assert len(tried) == 1, "only the new one"
+    await clock.advance(HANDED_OVER + 1)
+    assert len(engine.live) == 1
+    await third.crash()
+
+
 async def test_an_outage_at_the_restart_takes_nothing_away(clock: FakeClock) -> None:
     """Promise 3: valid until it really ends."""
     engine, disk = FakeEngine(clock, ttl=60), Disk()
@@ -219,9 +243,10 @@ async def test_a_lease_that_cannot_be_renewed_is_tried_instead(clock: FakeClock,
     first = await Life(clock, engine, disk).start()
     user = first.user
     await first.crash()
-    tries = []
+    tries: list[int] = []
 
     async def verify(data: object, until: float) -> bool:
+        assert tries or until <= clock.now(), "nothing is served meanwhile: one try"
         tries.append(1)
         if refused and len(tries) == 1:
             raise CredentialRefused("no", code="28P01")

@@ -53,6 +53,21 @@ class Agent:
 
 
 @frozen(kw_only=True)
+class Audit:
+    """[audit]: who did what to which lease, a JSON line each.
+
+    Attributes:
+        file: absolute path, or "stdout". A file is the agent's alone (0600).
+        max_size: bytes; a file that would grow beyond is renamed to FILE.1, that to FILE.2, and so on.
+        keep: renamed files that are kept.
+    """
+
+    file: str
+    max_size: int = 10485760
+    keep: int = 5
+
+
+@frozen(kw_only=True)
 class UnixListener:
     """[listener.unix]: the socket apps read from.
 
@@ -197,6 +212,10 @@ class Role:
         retries: failed attempts in a row before `on_failed` runs; trying goes on.
         on_failed: command to run then (argument list); it gets the role in LEASEHOLD_ROLE.
         rotate_min_interval: rotate-now is granted at most this often.
+        max_leases: none is issued while this many of the role live, whoever holds them; None sets no limit. A pod has
+            two while it replaces one.
+        lease_warning: say so once when more leases of the role than this live, or have ended and keep their user; 0
+            never does.
         connection: what files and socket add to `data` as host, port, dbname and sslmode.
         verify: where to try a new credential; None means the upstream's own server, an empty list means nowhere.
         verify_every: repeat it this often while the lease lives; 0 means never.
@@ -228,6 +247,8 @@ class Role:
     retries: int = 5
     on_failed: tuple[str, ...] = ()
     rotate_min_interval: Duration = Duration(10.0)
+    max_leases: int | None = None
+    lease_warning: int = 100
     connection: Connection | None = None
     verify: tuple[VerifyTarget, ...] | None = None
     verify_every: Duration = Duration(0.0)
@@ -305,6 +326,7 @@ class Config:
     """
 
     agent: Agent = Factory(Agent)
+    audit: Audit | None = None
     listener: Listener = Factory(Listener)
     postgresql: dict[str, PostgreSQL] = Factory(dict)
     role: dict[str, Role] = Factory(dict)

@@ -50,7 +50,7 @@ def _escaped(char: str) -> str:
 
 def table_of(path: Path) -> Path:
     """The table that becomes useless by a mistake at `path`: ("role", NAME), ("template", 0), ("agent",), …"""
-    return path[:1] if path[0] in ("agent", "template_config") else path[:2]
+    return path[:1] if path[0] in ("agent", "audit", "template_config") else path[:2]
 
 
 class Faults:

@@ -15,6 +15,7 @@ from agent.config.places import SERVER, Faults, Path
 
 _TABLES: dict[type, str] = {
     model.Agent: "[agent]",
+    model.Audit: "[audit]",
     model.UnixListener: "[listener.unix]",
     model.HealthListener: "[listener.health]",
     model.PostgreSQL: "[postgresql]",

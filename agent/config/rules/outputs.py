@@ -1,11 +1,11 @@
-"""[agent], [listener], [[template]] and [template_config]: what must hold for the process and its doors."""
+"""[agent], [audit], [listener], [[template]] and [template_config]: what must hold for the process and its doors."""
 
 import re
 from collections.abc import Iterator
 
 from agent.config.addresses import everywhere, split_address
 from agent.config.durations import format_duration
-from agent.config.model import Config, HealthListener, Template, UnixListener
+from agent.config.model import Audit, Config, HealthListener, Template, UnixListener
 from agent.config.places import Path, Problem
 from agent.config.rules import shapes
 
@@ -20,6 +20,8 @@ _FORMAT_KEYS = ("source", "contents", "format")
 def mistakes(config: Config) -> Iterator[Problem]:
     """What cannot work, or must not be done."""
     yield from _process(config)
+    if config.audit is not None:
+        yield from _audit(config.audit)
     if config.listener.unix is not None:
         yield from _listener(config.listener.unix)
     if config.listener.health is not None:
@@ -27,6 +29,8 @@ def mistakes(config: Config) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     if config.listener.unix is not None:
         seen[config.listener.unix.address] = "the socket, listener.unix.address"
+    if config.audit is not None:
+        seen[config.audit.file] = "audit.file"
     for n, template in enumerate(config.template):
         place = ("template", n)
         yield from _destination(place, template.destination, seen)
@@ -50,6 +54,13 @@ def _process(config: Config) -> Iterator[Problem]:
     table = config.template_config
     yield from shapes.between(("template_config", "render_interval"), table.render_interval, 1.0, 86400.0)
     yield from shapes.count(("template_config", "max_size"), table.max_size, 1, 16 << 20)
+
+
+def _audit(audit: Audit) -> Iterator[Problem]:
+    if audit.file != "stdout":
+        yield from shapes.absolute(("audit", "file"), audit.file)
+    yield from shapes.count(("audit", "max_size"), audit.max_size, 65536, 1 << 40)
+    yield from shapes.count(("audit", "keep"), audit.keep, 1, 1000)
 
 
 def _listener(unix: UnixListener) -> Iterator[Problem]:

@@ -138,6 +138,8 @@ def _renewal(place: Path, role: Role, *, short: bool) -> Iterator[Problem]:
         text = f"{number(share)} leaves no room for jitter, which renews up to {_JITTER} of the lease earlier"
         yield (*place, "lease_renewal_threshold"), f"{text}; more than {_JITTER}"
     yield from shapes.count((*place, "retries"), role.retries, 1, 1000)
+    yield from shapes.count((*place, "max_leases"), role.max_leases, 2, 1_000_000)
+    yield from shapes.count((*place, "lease_warning"), role.lease_warning, 0, 1_000_000)
     yield from shapes.at_least((*place, "rotate_min_interval"), role.rotate_min_interval, 0.0 if short else 1.0)
     if role.verify_every:
         yield from shapes.at_least((*place, "verify_every"), role.verify_every, 0.1 if short else 1.0)

@@ -115,7 +115,7 @@ def test_a_variable_in_an_unknown_table_is_named_beside_the_table() -> None:
         "vault.address: ${NOPE} is not set in the environment; set it, or write the value here",
         "listener.tcp.address: ${NOPE} is not set in the environment; set it, or write the value here",
         "listener.tcp: unknown key; known here: unix, health",
-        "vault: unknown key; known here: agent, listener, postgresql, role, template, template_config",
+        "vault: unknown key; known here: agent, audit, listener, postgresql, role, template, template_config",
     ]
 
 

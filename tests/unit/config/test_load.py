@@ -109,7 +109,7 @@ SHAPES = {
     ),
     "an unknown table": (
         document(rest="[vault]"),
-        "vault: unknown key; known here: agent, listener, postgresql, role, template, template_config",
+        "vault: unknown key; known here: agent, audit, listener, postgresql, role, template, template_config",
     ),
     "a key of strange characters": (document(top='"a\\nb\\"" = 1'), '"a\\u000ab\\"": unknown key; known here: agent, '),
     "a key beyond the first plane": (

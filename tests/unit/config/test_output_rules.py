@@ -24,7 +24,27 @@ def health(more: str) -> str:
     return document(rest=f"[listener.health]\n{more}")
 
 
+def audit(more: str) -> str:
+    """A configuration with an audit log."""
+    return document(rest=f"[audit]\n{more}")
+
+
 RULES: dict[str, tuple[str, str]] = {
+    # -- the audit log
+    "an audit log without a place": (audit("keep = 3"), "audit.file: is required"),
+    "a relative audit log": (audit('file = "audit.jsonl"'), f"audit.file: {PATH_RULE}"),
+    "an audit log of a few lines": (
+        audit('file = "stdout"\nmax_size = 1000'),
+        "audit.max_size: 1000 is out of range; 65536 to 1099511627776",
+    ),
+    "an audit log that keeps nothing": (
+        audit('file = "/var/log/audit"\nkeep = 0'),
+        "audit.keep: 0 is out of range; 1 to 1000",
+    ),
+    "an audit log in place of a credential": (
+        with_file('\n[audit]\nfile = "/etc/secrets/db"'),
+        f"template[0].destination: is the same path as audit.file; {OWN_RULE}",
+    ),
     # -- the socket
     "a relative socket": (with_socket(address='address = "agent.sock"'), f"listener.unix.address: {PATH_RULE}"),
     "the root as a socket": (with_socket(address='address = "/"'), f"listener.unix.address: {PATH_RULE}"),

@@ -18,6 +18,7 @@ REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
 # The heading of each class in the reference, and where an instance of it stands in the example.
 TABLES: dict[type, tuple[str, tuple[str | int, ...]]] = {
     model.Agent: ("## `[agent]`", ("agent",)),
+    model.Audit: ("## `[audit]`", ("audit",)),
     model.UnixListener: ("## `[listener.unix]`", ("listener", "unix")),
     model.HealthListener: ("## `[listener.health]`", ("listener", "health")),
     model.PostgreSQL: ("## `[postgresql]`", ("postgresql", "main")),

@@ -123,6 +123,14 @@ RULES: dict[str, tuple[str, str]] = {
         f"{ROLE_PATH}.lease_renewal_threshold: 0.1 leaves no room for jitter, which renews up to 0.1 of the lease "
         "earlier; more than 0.1",
     ),
+    "room for one lease": (
+        document(more_role="max_leases = 1"),
+        f"{ROLE_PATH}.max_leases: 1 is out of range; 2 to 1000000",
+    ),
+    "fewer leases than none": (
+        document(more_role="lease_warning = -1"),
+        f"{ROLE_PATH}.lease_warning: -1 is out of range; 0 to 1000000",
+    ),
     "no retries": (document(more_role="retries = 0"), f"{ROLE_PATH}.retries: 0 is out of range; 1 to 1000"),
     "rotate-now without a limit": (
         document(more_role='rotate_min_interval = "0s"'),

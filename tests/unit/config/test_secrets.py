@@ -85,7 +85,9 @@ def test_a_secret_in_a_command_is_refused() -> None:
 def test_a_name_that_carries_a_secret_is_not_repeated() -> None:
     mistakes = wrong(document(top=f'"postgresql://u:{CANARY}@db/app" = 1'))
 
-    assert mistakes == ['"…": unknown key; known here: agent, listener, postgresql, role, template, template_config']
+    assert mistakes == [
+        '"…": unknown key; known here: agent, audit, listener, postgresql, role, template, template_config'
+    ]
 
 
 PLANTED = [

@@ -1,9 +1,11 @@
 """Jinja with everything taken away that a template for credentials does not need, and a limit on the rest.
 
 Whoever can edit a template, or choose a value that it shows, cannot reach Python's internals, nor eat the agent's
-memory or processor: every loop turn and call is counted, and so is every character that an expression makes, before
-more can be made of it. What could make much out of little in one go (`*` on texts, `**`, `%`, `format`, `center`,
-ranges) is not there. The only file that imports jinja2, which is slow to import: nobody imports this one at the top.
+memory or processor: every loop turn and call is counted with the size of what it repeats, every character that an
+expression makes before more can be made of it, and every value by its whole weight before it is compared, sorted,
+hashed or written as JSON. What could make much out of little in one go (`*` on texts, `**`, `%`, `format`, `center`,
+ranges, numbers of many digits) is not there. The only file that imports jinja2, which is slow to import: nobody imports
+this one at the top.
 
 No message holds a value: names are shown only if they stand in the template itself.
 """
@@ -22,13 +24,11 @@ from jinja2.visitor import NodeTransformer
 
 from agent.errors import RenderError
 from agent.files import quoting
+from agent.files.budget import LARGEST, MAX_STEPS, Budget
 from agent.files.credential import Credential
 
-MAX_STEPS = 10_000
-_MAX_NUMBER = 2**63
-_ITEM = 16  # an item of a list weighs as much as this many characters
 _BORROWED = (
-    *("default", "d", "upper", "lower", "trim", "length", "count", "first", "last", "int", "string", "list"),
+    *("default", "d", "length", "count", "first", "last", "int", "list"),
     *("sort", "dictsort", "items"),
 )
 _METHODS: dict[type, set[str]] = {
@@ -36,26 +36,6 @@ _METHODS: dict[type, set[str]] = {
     dict: {"get", "items", "keys", "values"},
 }
 _NOT_TEXT = "is not a text: choose one of its fields, or add |json"
-
-
-class Budget:
-    """What one rendering may still use."""
-
-    def __init__(self, max_size: int) -> None:
-        self._steps = MAX_STEPS
-        self._made = 4 * max_size
-
-    def step(self, count: int = 1) -> None:
-        """`count` loop turns or calls are about to happen."""
-        self._steps -= count
-        if self._steps < 0:
-            raise RenderError(f"the template takes more than {MAX_STEPS} loop turns and calls")
-
-    def make(self, size: int) -> None:
-        """`size` characters or items are about to be made, or have been."""
-        self._made -= size
-        if self._made < 0:
-            raise RenderError("the template makes too much text on the way: raise template_config.max_size if it must")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -73,6 +53,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.budget = Budget(max_size)
         self.credentials: dict[str, Credential] = {}
         self.names: frozenset[str] = frozenset()
+        self._per_call = 1  # nodes of the longest macro or block: what a call may cost
         super().__init__(
             undefined=_undefined_in(self),
             finalize=self._printed,
@@ -90,18 +71,27 @@ class Sandbox(ImmutableSandboxedEnvironment):
         quoted |= {name: _of_text(name, quoting.url) for name in ("url", "urlencode")}
         quoted |= {"conninfo": _of_text("conninfo", quoting.conninfo)}
         quoted |= dict.fromkeys(("json", "tojson", "yaml"), _json)
-        return quoted | {
-            "join": self._join,
-            "replace": self._replace,
-            "indent": self._indent,
-            "_turns": self._turns,
-            "_made": self._made,
-            "_concat": self._concat,
-        }
+        texts = {name: _of_text(name, FILTERS[name]) for name in ("upper", "lower", "trim", "string")}
+        return (
+            quoted
+            | texts
+            | {
+                "join": self._join,
+                "replace": self._replace,
+                "indent": self._indent,
+                "_turns": self._turns,
+                "_made": self._made,
+                "_weighed": self._weighed,
+                "_concat": self._concat,
+            }
+        )
 
     def counting(self, tree: nodes.Template) -> Template:
         """The parsed template, compiled so that it counts what it does."""
         self.names = _names_in(tree)
+        self._per_call = max(
+            (_size(one) for one in tree.find_all((nodes.Macro, nodes.CallBlock, nodes.Block))), default=1
+        )
         _Counting().visit(tree)
         tree.set_environment(self)
         return self.from_string(tree)
@@ -126,7 +116,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return numbers
 
     def _join(self, items: Iterable[Any], separator: str = "") -> str:
-        texts = [str(item) for item in self._turns(items)]
+        texts = [self._printed(item) for item in self._turns(items)]
         self.budget.make(len(separator) * len(texts))
         return separator.join(texts)
 
@@ -143,9 +133,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call what is on offer, and nothing else."""
-        self.budget.step()
         if not self._callable(obj):
+            self.budget.step()
             raise RenderError(f"{self.shown(getattr(obj, '__name__', None))} cannot be called in a template")
+        self.budget.step(work=self._per_call if isinstance(obj, Macro | BlockReference) else 1)
+        for value in (*args, *kwargs.values()):
+            self.budget.weigh(value)
+        if isinstance(obj, types.BuiltinMethodType) and isinstance(obj.__self__, str):
+            self.budget.weigh(obj.__self__)
         return self._made(context.call(obj, *args, **kwargs))
 
     def _callable(self, obj: Any) -> bool:
@@ -167,9 +162,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if not numbers and not alike:
             raise RenderError(f"the operator {operator} does not work on these values; join texts with ~")
         if alike:
-            self.budget.make((1 if isinstance(left, str) else _ITEM) * (len(left) + len(right)))
+            self.budget.make_value(left)
+            self.budget.make_value(right)
         result = self.binop_table[operator](left, right)
-        if numbers and not -_MAX_NUMBER < result < _MAX_NUMBER:
+        if numbers and not -LARGEST < result < LARGEST:
             raise RenderError(f"the operator {operator} makes too large a number")
         return result
 
@@ -183,19 +179,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     # -- what is counted --------------------------------------------------------------------------------------------
 
-    def _turns(self, items: Iterable[Any]) -> list[Any]:
+    def _turns(self, items: Iterable[Any], work: int = 1) -> list[Any]:
+        """The items, each of which is about to be handled by `work` nodes of the template."""
         if isinstance(items, Sized):
-            self.budget.step(len(items))
+            self.budget.step(len(items), work=work)
             return list(items)
         taken = list(itertools.islice(items, MAX_STEPS + 1))
-        self.budget.step(len(taken))
+        self.budget.step(len(taken), work=work)
         return taken
 
     def _made(self, value: Any) -> Any:
-        if isinstance(value, str):
-            self.budget.make(len(value))
-        elif isinstance(value, list | tuple):
-            self.budget.make(_ITEM * len(value))
+        self.budget.make_value(value)
+        return value
+
+    def _weighed(self, value: Any) -> Any:
+        self.budget.weigh(value)
         return value
 
     def _concat(self, texts: Iterable[Any]) -> str:
@@ -248,11 +246,12 @@ def _json(value: Any) -> str:
 
 
 class _Counting(NodeTransformer):
-    """Makes a parsed template count: loop turns, joined texts, and what filters and slices make."""
+    """Makes a parsed template count: loop turns, joined texts, what filters and slices make, and what is compared."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
+        size = sum(_size(one) for one in (*node.body, *([] if node.test is None else [node.test])))
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, "_turns")
+        node.iter = _filtered(node.iter, "_turns", nodes.Const(size))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
@@ -261,15 +260,43 @@ class _Counting(NodeTransformer):
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Expr:
         self.generic_visit(node)
+        if node.node is not None:  # None: the filter of a block
+            node.node = _filtered(node.node, "_weighed")
         return _filtered(node, "_made")
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Expr:
+        self.generic_visit(node)
+        node.node = _filtered(node.node, "_weighed")
+        node.args = [_filtered(argument, "_weighed") for argument in node.args]
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Expr:
+        self.generic_visit(node)
+        for operand in node.ops:  # the first one is looked at no further than the others go
+            operand.expr = _filtered(operand.expr, "_weighed")
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:
+        self.generic_visit(node)
+        node.key = _filtered(node.key, "_weighed")
+        return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
         self.generic_visit(node)
-        return _filtered(node, "_made") if isinstance(node.arg, nodes.Slice) else node
+        if isinstance(node.arg, nodes.Slice):
+            return _filtered(node, "_made")
+        if not isinstance(node.arg, nodes.Const):
+            node.arg = _filtered(node.arg, "_weighed")
+        return node
 
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
+def _size(node: nodes.Node) -> int:
+    """Nodes in it."""
+    return 1 + sum(1 for _ in node.find_all(nodes.Node))
+
+
+def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(cast(nodes.Expr, node), name, list(arguments), [], None, None, lineno=node.lineno)
 
 
 def _names_in(tree: nodes.Template) -> frozenset[str]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agent.files.sandbox import Sandbox
 
 _FILENAME = "<template>"
+_MAX_SOURCE = 65_536
+"""Bytes of a template: Jinja compiles that much in about a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def _from_source(template: model.Template, max_size: int, mistakes: list[str]) -
 
     sandbox = Sandbox(max_size)
     try:
-        tree = sandbox.parse(_text(template, max_size))
+        tree = sandbox.parse(_text(template))
         mistakes += _template_mistakes(sandbox, tree, template.roles)
         return _from_jinja(sandbox, sandbox.counting(tree), max_size)
     except RenderError as error:
@@ -136,8 +138,10 @@ def _from_source(template: model.Template, max_size: int, mistakes: list[str]) -
     return None
 
 
-def _text(template: model.Template, max_size: int) -> str:
+def _text(template: model.Template) -> str:
     if template.contents is not None:
+        if len(template.contents.encode()) > _MAX_SOURCE:
+            raise RenderError(f"contents are longer than {_MAX_SOURCE} bytes")
         return template.contents
     source = Path(template.source or "")
     try:
@@ -146,9 +150,9 @@ def _text(template: model.Template, max_size: int) -> str:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise RenderError(f"source {source} is not a regular file")
-            content = file.read(max_size + 1)
-        if len(content) > max_size:
-            raise RenderError(f"source {source} is longer than {max_size} bytes")
+            content = file.read(_MAX_SOURCE + 1)
+        if len(content) > _MAX_SOURCE:
+            raise RenderError(f"source {source} is longer than {_MAX_SOURCE} bytes")
         return content.decode()
     except OSError as error:
         raise RenderError(f"source {source}: {error.strerror}") from error

@@ -151,7 +151,7 @@ def test_the_source_file_is_read(tmp_path: Path) -> None:
     [
         (None, "No such file or directory"),
         (b"\xff", "is not UTF-8"),
-        (b"x" * ((1 << 20) + 1), "is longer than 1048576"),
+        (b"x" * 65537, "is longer than 65536"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, mistake: str) -> None:

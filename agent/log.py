@@ -64,6 +64,10 @@ class Event(StrEnum):
     HANDLER_FAILED = "handler-failed"
     HOOK_FAILED = "hook-failed"
     STATE_FAILED = "state-failed"
+    # audit and leases that pile up
+    AUDIT_FAILED = "audit-failed"
+    AUDIT_RESUMED = "audit-resumed"
+    LEASES_PILE_UP = "leases-pile-up"
 
 
 # What an event may carry. A new field is added here, with a thought for what it could give away.

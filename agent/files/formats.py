@@ -77,7 +77,8 @@ def url(credential: Credential, prefix: str) -> str:
         _required(credential, name, quoting.url) for name in ("username", "password", "host", "port", "dbname")
     )
     if ":" in credential.data["host"]:
-        host = f"[{credential.data['host']}]"
+        # An IPv6 address; libpq decodes what stands in the brackets as well (a zone's percent sign, for one).
+        host = f"[{host.replace('%3A', ':')}]"
     sslmode = _field(credential, "sslmode", quoting.url) or "require"
     return f"postgresql://{user}:{password}@{host}:{port}/{dbname}?sslmode={sslmode}"
 

@@ -67,9 +67,9 @@ def conninfo(text: str) -> str:
 def pgpass(text: str) -> str:
     """A field of libpq's password file."""
     _one_line(text, "a password file")
-    if text == "*":
-        return r"\*"  # bare, it would stand for anything
-    return text.replace("\\", "\\\\").replace(":", "\\:")
+    # Bare, a star would stand for anything, and a hash at the beginning of the line make a comment of it.
+    first = "\\" if text == "*" or text.startswith("#") else ""
+    return first + text.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def pg_service(text: str) -> str:

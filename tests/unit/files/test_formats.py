@@ -76,6 +76,23 @@ def test_pgpass_is_one_line_for_a_host() -> None:
     assert written("pgpass") == "db.example.com:5433:app:v_app_1:pw\n"
 
 
+@pytest.mark.parametrize("host", ["::1]@evil/x?a=", "fe80::1%eth0", "a:b", "[::1]"])
+def test_a_host_that_an_upstream_made_up_stays_the_host(host: str) -> None:
+    """What stands in brackets is quoted too: nothing of it becomes another host, a database or an option."""
+    data = {"username": "u", "password": "pw", "host": host}
+
+    read = psycopg.conninfo.conninfo_to_dict(written("url", data))
+
+    assert (read["host"], read["dbname"], read["user"]) == (host, "app", "u")
+    assert set(read) == {"user", "password", "host", "port", "dbname", "sslmode"}
+
+
+def test_a_host_that_begins_with_a_hash_makes_no_comment_of_its_line() -> None:
+    data = {"username": "u", "password": "pw", "host": "#1"}
+
+    assert written("pgpass", data) == "\\#1:5433:app:u:pw\n"
+
+
 def test_pgpass_escapes_an_ipv6_host() -> None:
     ipv6 = role(connection=model.Connection(host="::1", dbname="app"))
 

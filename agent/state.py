@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ from agent.offload import in_daemon_thread
 _log = log.get(__name__)
 _VERSION = 1
 _LARGEST = 1 << 20
+_MOST = 2**62
+"""Generations and incarnations stay below: both are bigint in the journal, and grow."""
+_FAR = 1e12
+"""No instant of a dial and no length of time is farther from zero, in seconds."""
 
 
 class StateDir:
@@ -61,19 +66,34 @@ class StateDir:
         atomicfile.own_directory(self._path, mode=0o700)
         if self._path.stat().st_mode & 0o077:
             raise StartError(f"state_dir {self._path} is open to others: chmod 0700 {self._path}")
-        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            self._lock = None
-            raise StartError(f"state_dir {self._path} is in use by another agent: give each its own") from error
+        self._lock = self._take_lock()
         atomicfile.clear_stale_temps(self._path)
         found = self._read(self._path / "holder.json")
         before = found.get("incarnation") if found.get("holder") == self._holder else None
-        incarnation = max(least, before + 1) if isinstance(before, int) else least
-        self._write("holder.json", {"holder": self._holder, "incarnation": incarnation})
+        incarnation = max(least, before + 1) if isinstance(before, int) and 0 <= before < _MOST else least
+        try:
+            self._write("holder.json", {"holder": self._holder, "incarnation": incarnation})
+        except OSError as error:
+            self.close()
+            raise StartError(
+                f"state_dir {self._path}: holder.json cannot be written: {error.strerror}; empty the directory, "
+                f"or make room for uid {os.geteuid()} in it"
+            ) from error
         return incarnation
+
+    def _take_lock(self) -> int:
+        path = self._path / "lock"
+        try:
+            # O_NONBLOCK here and below: a pipe in a file's place must not hold up the start.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            raise StartError(f"lock {path}: {error.strerror}; remove what stands in its place") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise StartError(f"state_dir {self._path} is in use by another agent: give each its own") from error
+        return lock
 
     def load(self, role: str) -> RoleRecord:
         """What was left of `role`; empty where nothing was, or it cannot be read (which is said)."""
@@ -83,7 +103,7 @@ class StateDir:
             return RoleRecord()
         try:
             return _record(found, same_boot=found["boot"] == self._boot, holder=self._holder)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             _log.warning(Event.STATE_FAILED, role=role, path=str(path), error="not a record of this version: ignored")
             return RoleRecord()
 
@@ -120,11 +140,17 @@ class StateDir:
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The document; empty where there is none of ours."""
-        with contextlib.suppress(OSError, ValueError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
                 status = os.fstat(file.fileno())
-                if status.st_uid == os.geteuid() and not status.st_mode & 0o077 and status.st_size <= _LARGEST:
+                regular = stat.S_ISREG(status.st_mode)
+                if (
+                    regular
+                    and status.st_uid == os.geteuid()
+                    and not status.st_mode & 0o077
+                    and status.st_size <= _LARGEST
+                ):
                     found = json.loads(file.read(_LARGEST))
                     if isinstance(found, dict) and found.get("version") == _VERSION:
                         return found
@@ -184,11 +210,11 @@ def _record(found: Mapping[str, Any], *, same_boot: bool, holder: str) -> RoleRe
     current = None if found["current"] is None else _lease(found["current"])
     retired = tuple(
         Retired(
-            lease_id=str(r["id"]),
-            revoke_at=float(r["revoke_at"]),
-            ends_at=float(r["ends_at"]),
-            published=bool(r["published"]),
-            tried=bool(r["tried"]),
+            lease_id=_text(r["id"]),
+            revoke_at=_number(r["revoke_at"]),
+            ends_at=_number(r["ends_at"]),
+            published=_flag(r["published"]),
+            tried=_flag(r["tried"]),
         )
         for r in found["retired"]
     )
@@ -196,34 +222,64 @@ def _record(found: Mapping[str, Any], *, same_boot: bool, holder: str) -> RoleRe
         # Their instants mean nothing any more: whatever it was, it is revoked.
         lost = (Retired(lease_id=current.id, revoke_at=0.0, ends_at=0.0, published=True),) if current else ()
         retired = (*(Retired(lease_id=r.lease_id, revoke_at=0.0, ends_at=0.0, published=True) for r in retired), *lost)
-        return RoleRecord(retired=retired, proposed=str(found["proposed"]))
+        return RoleRecord(retired=retired, proposed=_text(found["proposed"]))
     return RoleRecord(
         current=current,
-        generation=int(found["generation"]),
-        verified=bool(found["verified"]),
+        generation=_generation(found["generation"]),
+        verified=_flag(found["verified"]),
         retired=retired,
-        proposed=str(found["proposed"]),
+        proposed=_text(found["proposed"]),
     )
 
 
 def _lease(found: Mapping[str, Any]) -> Lease:
-    kept = found["assured_until"]
+    kept, first = found["assured_until"], _grant(found["first"])
+    if not first.id or not first.data:
+        raise ValueError("a lease without an id or a credential")
     return Lease(
-        first=_grant(found["first"]),
+        first=first,
         last=_grant(found["last"]),
-        issued_at=float(found["issued_at"]),
-        granted_at=float(found["granted_at"]),
-        jitter=float(found["jitter"]),
-        assured_until=-math.inf if kept is None else float(kept),
+        issued_at=_number(found["issued_at"]),
+        granted_at=_number(found["granted_at"]),
+        jitter=_number(found["jitter"], least=0.0, most=1.0),
+        assured_until=-math.inf if kept is None else _number(kept),
     )
 
 
 def _grant(found: Mapping[str, Any]) -> Grant:
     longest = found["max_ttl"]
     return Grant(
-        id=str(found["id"]),
-        data={str(name): Secret(str(value)) for name, value in found["data"].items()},
-        ttl=float(found["ttl"]),
-        renewable=bool(found["renewable"]),
-        max_ttl=math.inf if longest is None else float(longest),
+        id=_text(found["id"]),
+        data={_text(name): Secret(_text(value)) for name, value in found["data"].items()},
+        ttl=_number(found["ttl"], least=0.0),
+        renewable=_flag(found["renewable"]),
+        max_ttl=math.inf if longest is None else _number(longest, least=0.0),
     )
+
+
+# A value that is not what was written is not taken for what it might have meant: the record is ignored as a whole.
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # a lone surrogate could be sent to nobody
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("not a flag")
+    return value
+
+
+def _number(value: Any, *, least: float = -_FAR, most: float = _FAR) -> float:
+    if isinstance(value, bool) or not least <= float(value) <= most:  # NaN is neither
+        raise ValueError("out of bounds")
+    return float(value)
+
+
+def _generation(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < _MOST:
+        raise ValueError("out of bounds")
+    return value

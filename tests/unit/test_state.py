@@ -1,20 +1,32 @@
 import asyncio
+import json
 import math
 import os
 import threading
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog.testing
 
 from agent.errors import StartError
 from agent.failpoints import Failpoint, armed
 from agent.leases.lease import Lease
 from agent.leases.record import RoleRecord
 from agent.leases.schedule import Retired
+from agent.log import Event
 from agent.state import StateDir, boot_id
 from tests.unit.leases.builders import lease
 
 ROLE = "database/creds/app"
+
+
+@pytest.fixture
+def lines() -> Iterator[Sequence[MutableMapping[str, Any]]]:
+    """Every line that is logged."""
+    with structlog.testing.capture_logs() as captured:
+        yield captured
 
 
 def opened(path: Path, *, holder: str = "web-0", boot: str = "b1", least: int = 5) -> tuple[StateDir, int]:
@@ -177,3 +189,80 @@ def test_a_cancelled_save_never_comes_after_a_later_one(tmp_path: Path) -> None:
 def test_a_boot_has_a_name() -> None:
     assert boot_id() == boot_id()
     assert boot_id()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("generation", 1e400),
+        ("generation", 2**64),
+        ("generation", -1),
+        ("proposed", None),
+        ("proposed", "\ud800"),
+        ("verified", "no"),
+        ("retired", [{"id": "x", "revoke_at": math.nan, "ends_at": 1.0, "published": True, "tried": False}]),
+        ("current.issued_at", math.nan),
+        ("current.jitter", 2.0),
+        ("current.first.ttl", math.inf),
+        ("current.first.ttl", -1.0),
+        ("current.first.renewable", 1),
+        ("current.first.id", ""),
+        ("current.first.data", {}),
+        ("current.first.data", {"password": 1}),
+    ],
+)
+def test_a_record_that_is_wrong_anywhere_is_ignored_as_a_whole(
+    tmp_path: Path, lines: Sequence[MutableMapping[str, Any]], key: str, value: object
+) -> None:
+    """Half a lease, or one that never ends, is worse than none: the sweep reaps what is not taken over."""
+    state, _ = opened(tmp_path)
+    save(state, record())
+    (path,) = tmp_path.glob("role-*.json")
+    document = json.loads(path.read_text())
+    *way, last = key.split(".")
+    node = document
+    for part in way:
+        node = node[part]
+    node[last] = value
+    path.write_text(json.dumps(document))
+
+    assert state.load(ROLE) == RoleRecord()
+
+    assert [line["event"] for line in lines] == [Event.STATE_FAILED]
+    state.close()
+
+
+def test_nesting_beyond_all_bounds_is_no_record(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path)
+    save(state, record())
+    (path,) = tmp_path.glob("role-*.json")
+    path.write_text("[" * 100_000)
+
+    assert state.load(ROLE) == RoleRecord()
+    state.close()
+
+
+@pytest.mark.parametrize("name", ["lock", "holder.json"])
+def test_what_stands_in_a_files_place_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "state").mkdir(0o700)
+    (tmp_path / "state" / name).mkdir()
+
+    with pytest.raises(StartError, match=name):
+        opened(tmp_path / "state")
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_a_files_place_holds_nothing_up(tmp_path: Path) -> None:
+    """Whoever plants it waits for us to wait for it."""
+    (tmp_path / "state").mkdir(0o700)
+    os.mkfifo(tmp_path / "state" / "holder.json", 0o600)
+
+    state, incarnation = opened(tmp_path / "state")
+    save(state, record())
+    (path,) = (tmp_path / "state").glob("role-*.json")
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+    assert incarnation == 5
+    assert state.load(ROLE) == RoleRecord()
+    state.close()

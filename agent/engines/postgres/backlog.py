@@ -31,6 +31,10 @@ class Backlog:
         """Why each lease could not be ended, those included whose turn has not come again."""
         return tuple(setback.line for setback in self._setbacks.values())
 
+    def __contains__(self, lease_id: str) -> bool:
+        """Whether it could not be ended so far."""
+        return lease_id in self._setbacks
+
     def turn(self, due: Sequence[tuple[str, str]], now: float) -> list[tuple[str, str]]:
         """The leases to try now, of all that are due: first those that never failed, then those that rested longest.
 

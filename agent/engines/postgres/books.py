@@ -6,7 +6,6 @@ gone at its next renewal or sweep, and replaces it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from agent.clock import Clock
 from agent.config.model import PostgreSQL, Role
@@ -14,26 +13,11 @@ from agent.engines.postgres import setup
 from agent.engines.postgres.connections import Connection, Connections, transaction
 from agent.engines.postgres.ending import Ending
 from agent.engines.postgres.errors import translated
-from agent.engines.postgres.journal import Journal, Row, Search, server_time
+from agent.engines.postgres.journal import Journal, Page, Row, Search
 from agent.engines.postgres.recipe import recipe
 from agent.engines.postgres.sweeping import Sweeper, Swept
 
 _LOOK = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What a search found.
-
-    Attributes:
-        rows: newest first.
-        now: Unix time by the server's clock.
-        cut: there were more than the search asked for.
-    """
-
-    rows: tuple[Row, ...]
-    now: float
-    cut: bool
 
 
 class Books:
@@ -74,9 +58,7 @@ class Books:
         """
         with translated(f"{self.name}: journal"):
             async with self._connections.use() as conn:
-                rows = await self._journal.find(conn, search)
-                now = await server_time(conn)
-        return Page(rows=tuple(rows[: search.most]), now=now, cut=len(rows) > search.most)
+                return await self._journal.page(conn, search)
 
     async def end(self, row: Row) -> None:
         """End a lease now: no login any more, its sessions closed, its user gone. Twice is fine.

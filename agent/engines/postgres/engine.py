@@ -13,7 +13,7 @@ from agent.engines.postgres import names, scram, setup, users
 from agent.engines.postgres.connections import Connection, Connections, transaction
 from agent.engines.postgres.ending import Ending
 from agent.engines.postgres.errors import Refused, translated
-from agent.engines.postgres.journal import Journal, Mint, Row, server_time
+from agent.engines.postgres.journal import Journal, Mint, Page, Row, Search, server_time
 from agent.engines.postgres.minting import mint, run
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Values
@@ -206,6 +206,12 @@ class PostgresEngine:
         with translated(f"{self._name}: list"):
             async with self._connections.use() as conn:
                 return await self._journal.rows(conn, role=role, live_only=live_only)
+
+    async def find(self, search: Search) -> Page:
+        """The journal's rows that match, whoever holds them."""
+        with translated(f"{self._name}: journal"):
+            async with self._connections.use() as conn:
+                return await self._journal.page(conn, search)
 
     async def sweep(self) -> Swept:
         """End leases that have expired, whoever minted them, for 8 s at most, and forget rows past their retention.

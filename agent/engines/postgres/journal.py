@@ -77,6 +77,39 @@ class Search:
     most: int = 10_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a search found.
+
+    Attributes:
+        rows: newest first.
+        now: Unix time by the server's clock.
+        cut: there were more than the search asked for.
+    """
+
+    rows: tuple[Row, ...]
+    now: float
+    cut: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How many leases of one role there are, whoever holds them.
+
+    Attributes:
+        active: neither ended nor revoked.
+        overdue: ended, and their users still there.
+        failed: of these, those that could not be ended so far.
+        revoked: in the last hour.
+    """
+
+    role: str
+    active: int = 0
+    overdue: int = 0
+    failed: int = 0
+    revoked: int = 0
+
+
 class Journal:
     """The statements on one journal table."""
 
@@ -203,18 +236,49 @@ class Journal:
         )
         return [_row(found) for found in await cursor.fetchall()]
 
-    async def due(self, conn: Connection) -> list[tuple[str, str]]:
-        """Id and role of every lease that has ended and still has its user.
+    async def page(self, conn: Connection, search: Search) -> Page:
+        """What matches, and when that was."""
+        rows = await self.find(conn, search)
+        return Page(rows=tuple(rows[: search.most]), now=await server_time(conn), cut=len(rows) > search.most)
+
+    async def due(self, conn: Connection) -> list[Row]:
+        """Every lease that has ended and still has its user.
 
         The latest dead come first: what could not be ended before does not hold them up.
         """
         cursor = await conn.execute(
             self._sql(
-                "SELECT id::text, role FROM {} WHERE revoked_at IS NULL AND expires <= clock_timestamp()"
+                f"SELECT {_COLUMNS} FROM {{}} WHERE revoked_at IS NULL AND expires <= clock_timestamp()"  # noqa: S608
                 " ORDER BY expires DESC"
             )
         )
-        return [(lease_id, role) for lease_id, role in await cursor.fetchall()]
+        return [_row(found) for found in await cursor.fetchall()]
+
+    async def live(self, conn: Connection, role: str) -> int:
+        """How many leases of `role` have neither ended nor been revoked."""
+        cursor = await conn.execute(
+            self._sql("SELECT count(*) FROM {} WHERE role = %s AND revoked_at IS NULL AND expires > clock_timestamp()"),
+            (role,),
+        )
+        return int((await one(cursor))[0])
+
+    async def tallies(self, conn: Connection) -> list[Tally]:
+        """Every role that has leases or had some lately; nothing is said of those that could not be ended."""
+        cursor = await conn.execute(
+            self._sql(
+                "SELECT role, sum(active)::bigint, sum(overdue)::bigint, sum(revoked)::bigint FROM ("
+                " SELECT role, count(*) FILTER (WHERE expires > t.now) AS active,"
+                " count(*) FILTER (WHERE expires <= t.now) AS overdue, 0 AS revoked"
+                " FROM {0}, (SELECT clock_timestamp() AS now) t WHERE revoked_at IS NULL GROUP BY role UNION ALL"
+                " SELECT role, 0, 0, count(*) FROM {0} WHERE username <> ''"
+                " AND revoked_at >= (SELECT clock_timestamp() - interval '1 hour') GROUP BY role"
+                ") counted GROUP BY role ORDER BY role"
+            )
+        )
+        return [
+            Tally(role=role, active=active, overdue=overdue, revoked=revoked)
+            for role, active, overdue, revoked in await cursor.fetchall()
+        ]
 
     async def taken(self, conn: Connection) -> list[str]:
         """Ids of this holder's leases that were revoked in the last ten minutes, by whomever.

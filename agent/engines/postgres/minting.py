@@ -12,7 +12,7 @@ from agent.engines.postgres.journal import Journal, Mint
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Statement, Values, render
 from agent.engines.postgres.users import User, iso
-from agent.errors import Forbidden, NotFound
+from agent.errors import Forbidden, NotFound, RateLimited
 from agent.failpoints import Failpoint
 from agent.log import Event
 
@@ -31,8 +31,9 @@ async def mint(
     conn.warnings.clear()
     try:
         async with transaction(conn):
-            if recipe.grants:
+            if recipe.grants or recipe.role.max_leases is not None:
                 await journal.one_at_a_time(conn)
+            await _admit(conn, journal, recipe, where)
             expires = await journal.insert(conn, mint)
             failpoints.reach(Failpoint.ISSUE_INSERTED)
             values = Values(name=mint.username, password=verifier, expiration=iso(expires))
@@ -40,10 +41,29 @@ async def mint(
             user = await users.look(conn, mint.username, marker)
             _judge(conn, user, expires, where)
             failpoints.reach(Failpoint.ISSUE_CREATED)
+    except _Full:
+        raise
     except (psycopg.Error, Refused):
         await _roll_back(conn, recipe, mint.username)
         raise
     failpoints.reach(Failpoint.ISSUE_COMMITTED)
+
+
+class _Full(Refused):
+    """Nothing was begun, so there is nothing to clean up after."""
+
+
+async def _admit(conn: Connection, journal: Journal, recipe: Recipe, where: str) -> None:
+    """Whether the role may have one more lease (R003-119); exact, since whoever mints it waits for us."""
+    most = recipe.role.max_leases
+    if most is None or await journal.live(conn, recipe.name) < most:
+        return
+    raise _Full(
+        RateLimited(
+            f"{where}: max_leases = {most} leases of this role live already: `leasehold leases --group-by owner "
+            f"--everyone` says whose; revoke what nobody needs, or raise max_leases"
+        )
+    )
 
 
 async def _create(conn: Connection, recipe: Recipe, values: Values, expires: float, *, marker: str, where: str) -> None:

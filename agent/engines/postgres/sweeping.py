@@ -4,7 +4,8 @@ A caller that cancelled a sweep would leave it where it stood, and the next woul
 takes no new lease after a while, gives none more than its time, and takes those that failed before last.
 """
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from agent.clock import Clock
 from agent.config.model import PostgreSQL
@@ -12,7 +13,7 @@ from agent.engines.postgres.backlog import Backlog
 from agent.engines.postgres.connections import Connections
 from agent.engines.postgres.ending import Ending
 from agent.engines.postgres.errors import translated
-from agent.engines.postgres.journal import Journal
+from agent.engines.postgres.journal import Journal, Row, Tally
 from agent.errors import UpstreamError
 
 # Together well below the ten seconds that a call may take.
@@ -31,6 +32,8 @@ class Swept:
         expired: ids of all leases that had, by the server's clock, and of this holder's that somebody has revoked; a
             Renewer that still serves one is to replace it.
         due: leases that had expired when it began.
+        ended: those that it ended, and
+        tallies: what the journal holds after it, by role; leases of all holders both.
     """
 
     reaped: int
@@ -38,6 +41,8 @@ class Swept:
     strangers: int
     expired: frozenset[str] = field(default=frozenset(), repr=False)
     due: int = 0
+    ended: tuple[Row, ...] = field(default=(), repr=False)
+    tallies: tuple[Tally, ...] = ()
 
 
 class Sweeper:
@@ -71,18 +76,29 @@ class Sweeper:
         with translated(self._where):
             async with self._connections.use() as conn:
                 due = await self._journal.due(conn)
-        reaped = 0
-        for lease_id, role in self._backlog.turn(due, self._clock.now()):
+        by_id = {row.id: row for row in due}
+        ended: list[Row] = []
+        for lease_id, role in self._backlog.turn([(row.id, row.role) for row in due], self._clock.now()):
             if self._clock.now() >= stop_at:
                 break
-            reaped += await self._reap(lease_id, f"{self._where} {role}")
+            if await self._reap(lease_id, f"{self._where} {role}"):
+                ended.append(by_id[lease_id])
         with translated(self._where):
             async with self._connections.use() as conn:
                 await self._journal.forget(conn, self._config.journal_retention)
                 strangers = await self._journal.strangers(conn, self._config.marker_group)
                 taken = await self._journal.taken(conn)
-        expired = frozenset(lease_id for lease_id, _ in due) | frozenset(taken)
-        return Swept(reaped=reaped, failed=self._backlog.lines, strangers=strangers, expired=expired, due=len(due))
+                tallies = await self._journal.tallies(conn)
+        failed = Counter(row.role for row in due if row.id in self._backlog)
+        return Swept(
+            reaped=len(ended),
+            failed=self._backlog.lines,
+            strangers=strangers,
+            expired=frozenset(by_id) | frozenset(taken),
+            due=len(due),
+            ended=tuple(ended),
+            tallies=tuple(replace(each, failed=failed[each.role]) for each in tallies),
+        )
 
     async def _reap(self, lease_id: str, where: str) -> bool:
         """Whether it was ended, by us. A connection of its own, since running out of time closes it."""

@@ -7,7 +7,6 @@ Files go before the users that they name, as the socket does: what is found ther
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from agent.leases.cache import LeaseCache
 from agent.leases.observed import Call
 from agent.leases.schedule import MIN_TTL
 from agent.log import Event
+from agent.management import Management
 from agent.measures import Measures
 from agent.meters import Family
 from agent.notify import Notifier
@@ -85,7 +85,7 @@ class App:
         self._notifier = notifier or Notifier()
         self._parts = Parts()
         self._measures = Measures(config, cache=self.cache, parts=self._parts, clock=clock)
-        self._watchers: list[Callable[[Call], None]] = [self._measures.calls.called]
+        self._management = Management(config, self._parts, holder=holder, clock=clock)
         self._metrics = Metrics(self._families, clock)
         self._probes = Probes(
             started=lambda: self.started,
@@ -99,9 +99,11 @@ class App:
             config=config,
             cache=self.cache,
             clock=clock,
-            holder=holder or config.agent.holder or socket.gethostname(),
+            holder=self._management.owner,
             min_ttl=min_ttl,
             on_failed=self._failed,
+            on_expired=self._management.expired,
+            on_swept=self._management.swept,
             tell=self._called,
         )
         self._server: Server | None = None
@@ -169,9 +171,10 @@ class App:
             StartError: it cannot start here; nothing is left behind.
         """
         _log.info(Event.STARTING, version=__version__, count=len(self._config.role))
-        await self._listen()
         crashed = False
         try:
+            await self._management.start()
+            await self._listen()
             self._built = await unless(stop, self._builder.build(self._parts))
             if self._built:
                 crashed = await self._work(stop, hurry or asyncio.Event(), on_started)
@@ -226,9 +229,11 @@ class App:
             clock=self._clock,
             probes=self._probes,
             metrics=self._metrics,
+            holdings=self._management.holdings,
             rotate=self._rotate,
             required=self._required,
             version=__version__,
+            witness=self._management.trail,
         )
         await self._server.start()
 
@@ -274,8 +279,8 @@ class App:
 
     def _called(self, call: Call) -> None:
         """One call of an upstream has ended."""
-        for watch in self._watchers:
-            watch(call)
+        self._measures.calls.called(call)
+        self._management.called(call)
 
     def _failed(self, role: str, error: str) -> None:
         command = self._config.role[role].on_failed
@@ -316,6 +321,7 @@ class App:
             hook.cancel()
         closing = (engine.close() for engine in self._parts.engines.values())
         await self._within(self._left(), asyncio.gather(*closing, *self._hooks, return_exceptions=True), "", [])
+        await self._management.close(min(2.0, self._left()))
         if self._parts.state is not None:
             self._parts.state.close()
         for line in left:

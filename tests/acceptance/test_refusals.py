@@ -208,7 +208,7 @@ def test_a_server_that_is_not_there_is_named(run_agent: RunAgent, database: Data
     assert int(answer.headers["retry-after"]) >= 1
     assert "postgresql" in answer.error
     assert agent.probe("livez") == 200
-    assert agent.health()["upstreams"] == [{"name": "postgresql", "circuit": "open"}]
+    assert agent.health()["upstreams"] == [{"name": "postgresql", "circuit": "open", "healthy": False}]
     began = time.monotonic()
     agent.stop()
     assert time.monotonic() - began < 10.0

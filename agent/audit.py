@@ -239,10 +239,10 @@ class Audit:
                     await self._progress.wait()
         return self._written >= target
 
-    async def close(self, timeout: float) -> list[str]:
-        """Write what waits, for `timeout` seconds at most, and let go of the sink; what is left, a line."""
+    async def close(self, timeout: float) -> None:
+        """Write what waits, for `timeout` seconds at most, and let go of the sink; what is left is said."""
         if self._task is None:
-            return []
+            return
         self._closing.set()
         self._more.set()
         with suppress(TimeoutError):
@@ -251,7 +251,8 @@ class Audit:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         left = len(self._waiting) + self._untold
-        return [f"{left} audit lines were not written: {self._error or 'the sink is slow'}"] if left else []
+        if left:
+            _log.error(Event.AUDIT_FAILED, error=f"{left} lines were not written: {self._error or 'the sink is slow'}")
 
     async def _work(self) -> None:
         pause = _SOONEST

@@ -61,6 +61,7 @@ class Event(StrEnum):
     DENIED = "denied"
     BAD_REQUEST = "bad-request"
     ROTATE_ASKED = "rotate-asked"
+    REVOKE_ASKED = "revoke-asked"
     HANDLER_FAILED = "handler-failed"
     HOOK_FAILED = "hook-failed"
     STATE_FAILED = "state-failed"

@@ -5,17 +5,18 @@ Heavy libraries (psycopg, Jinja) are imported only here, after the socket listen
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
 from agent.clock import Clock
-from agent.config.model import Config
+from agent.config.model import Config, Role
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
 from agent.leases.engine import Verify
+from agent.leases.lease import Lease
 from agent.leases.observed import Call, Observed, ObservedVerify
 from agent.leases.record import RoleRecord
 from agent.leases.renewer import Renewer
@@ -26,7 +27,7 @@ from agent.sweeper import Sweeper
 from agent.translate import policy_of
 
 if TYPE_CHECKING:
-    from agent.engines.postgres import PostgresEngine
+    from agent.engines.postgres import PostgresEngine, Row
     from agent.files.files import Files
 
 _log = log.get(__name__)
@@ -42,6 +43,7 @@ class Parts:
     sweepers: dict[str, Sweeper] = field(default_factory=dict)
     files: "Files | None" = None
     state: StateDir | None = None
+    incarnation: int = 0
 
     def expired(self, lease_ids: frozenset[str]) -> None:
         """An upstream says that these leases have ended."""
@@ -65,7 +67,9 @@ class Builder:
         holder: whom the leases are issued for.
         min_ttl: shortest lease that is accepted.
         on_failed: told of a role whose attempts failed too often in a row.
-        tell: told of every call of every upstream; must not raise and must not block.
+        on_expired: told of each lease that came to its end while it was served.
+        on_swept: told, with the upstream's name, of leases that a sweep has ended.
+        tell: told of every call of every upstream. None of these may raise or block.
     """
 
     config: Config
@@ -74,6 +78,8 @@ class Builder:
     holder: str
     min_ttl: float
     on_failed: Callable[[str, str], None]
+    on_expired: Callable[[str, Lease], None]
+    on_swept: "Callable[[str, Sequence[Row]], None]"
     tell: Callable[[Call], None]
 
     async def build(self, parts: Parts) -> None:
@@ -83,6 +89,7 @@ class Builder:
             StartError: something here cannot be used; the text names it and the remedy.
         """
         incarnation, left = await self._open_state(parts, int(self.clock.wall() * 1000))
+        parts.incarnation = incarnation
         self._build_engines(parts, incarnation)
         for name in self.config.role:
             parts.renewers[name] = self._renewer(name, parts, left.get(name))
@@ -115,7 +122,10 @@ class Builder:
             parts.engines[name] = engine
             parts.circuits[name] = circuit
             parts.sweepers[name] = Sweeper(
-                name, engine, circuit, self.clock, server.cleanup_interval, expired=parts.expired
+                *(name, engine, circuit, self.clock, server.cleanup_interval),
+                expired=parts.expired,
+                ended=self.on_swept,
+                warn_beyond=self._lease_warning,
             )
             _log.info(Event.UPSTREAM, upstream=name, host=server.host)
 
@@ -143,7 +153,13 @@ class Builder:
             splay=random.SystemRandom().uniform(0.0, self.config.agent.start_splay),
             verify_every=role.verify_every,
             on_failed=self.on_failed,
+            on_expired=self.on_expired,
         )
+
+    def _lease_warning(self, role: str) -> int:
+        """How many leases of a role are no reason for a word; of one that is not ours, as many as by default."""
+        known = self.config.role.get(role)
+        return Role(upstream="").lease_warning if known is None else known.lease_warning
 
     def _verifier(self, name: str) -> Verify | None:
         from agent.engines.verify import LoginVerifier, targets_for

@@ -81,10 +81,15 @@ def _body() -> bytes:
 async def _serve_ours(path: Path, body: bytes, ready: Connection) -> None:
     from agent.api.access import AllowList, RoleAccess
     from agent.api.health import Probes
+    from agent.api.leases import Holdings
     from agent.api.metrics import Metrics
     from agent.api.server import Server
     from agent.clock import SystemClock
     from agent.config.model import UnixListener
+    from agent.leases.desk import Desk, Shelf
+
+    async def no_journal(upstream: str, prefix: str, most: int) -> Shelf:
+        return Shelf()
 
     clock = SystemClock()
     mine = AllowList.parse([], own_uid=os.getuid())
@@ -104,6 +109,14 @@ async def _serve_ours(path: Path, body: bytes, ready: Connection) -> None:
             upstreams=lambda: [],
         ),
         metrics=Metrics(lambda: [], clock),
+        holdings=Holdings(
+            desk=Desk({}, clock),
+            upstreams={ROLE: "postgresql"},
+            owner="bench",
+            incarnation=lambda: 1,
+            journal=no_journal,
+            beyond=dict,
+        ),
         rotate=lambda role, after: None,
         required=frozenset({ROLE}),
         version="bench",

@@ -20,6 +20,7 @@ from agent import catalogue, log
 from agent.api.access import Peer, RoleAccess
 from agent.api.spacing import Spacing
 from agent.api.wire import Request, Response, as_json, error, split_target
+from agent.api.witness import Witness
 from agent.clock import Clock
 from agent.leases.cache import LeaseCache, Phase, Snapshot
 from agent.log import Event
@@ -30,6 +31,8 @@ _log = log.get(__name__)
 # A client's own patience is 5 s as a rule: we answer before it gives up.
 _PATIENCE = 4.5
 _DENIED_INTERVAL = 60.0
+_REFUSALS = 400
+_MOST_TOLD = 1024
 _READS = (b"GET", b"HEAD")
 
 
@@ -94,8 +97,17 @@ class RoleReader:
         denials: answers 403 so far, by operation.
     """
 
-    def __init__(self, role: str, access: RoleAccess, cache: LeaseCache, clock: Clock, lines: Spacing) -> None:
+    def __init__(
+        self,
+        role: str,
+        access: RoleAccess,
+        cache: LeaseCache,
+        clock: Clock,
+        lines: Spacing,
+        witness: Witness | None = None,
+    ) -> None:
         self.role = role
+        self.witness = witness
         self.access = access
         self._cache = cache
         self._clock = clock
@@ -179,9 +191,50 @@ class RoleReader:
         self.denials[operation] += 1
         if not self._lines.wait((peer.uid, self.role, operation), now, _DENIED_INTERVAL):
             _log.warning(Event.DENIED, uid=peer.uid, gid=peer.gid, role=self.role, operation=operation)
+            if self.witness is not None:
+                self.witness.denied(peer, self.role, operation)
         key = "allow" if operation == "read" else f"allow_{operation}"
         remedy = f'add "uid:{peer.uid}" to {key} = [...] under [role.{json.dumps(self.role)}]'
         return error(403, f"uid {peer.uid} may not {operation} {self.role}: {remedy}")
+
+
+class WitnessedReader(RoleReader):
+    """Answers reads of one role, and tells the witness who got which credential, once per caller and generation.
+
+    A class of its own: where nobody is told, a read costs what it did.
+    """
+
+    def __init__(
+        self, role: str, access: RoleAccess, cache: LeaseCache, clock: Clock, lines: Spacing, witness: Witness
+    ) -> None:
+        super().__init__(role, access, cache, clock, lines, witness)
+        self._watching = witness
+        self._told_of = 0
+        self._told: dict[tuple[int, int], None] = {}
+
+    def answer(self, peer: Peer, if_none_match: bytes | None, now: float) -> "Response | FirstAttempt":
+        """See RoleReader."""
+        found = super().answer(peer, if_none_match, now)
+        if isinstance(found, FirstAttempt):
+            return WitnessedAttempt(self, if_none_match, peer)
+        self.witnessed(peer, found)
+        return found
+
+    def witnessed(self, peer: Peer, response: Response) -> None:
+        """Tell of `response`, if it is a credential that this caller had not got before."""
+        prepared = self._prepared
+        if prepared is None or response.status >= _REFUSALS:
+            return
+        if prepared.snapshot.generation != self._told_of:
+            self._told_of = prepared.snapshot.generation
+            self._told.clear()
+        caller = (peer.uid, peer.gid)
+        if caller in self._told:
+            return
+        if len(self._told) >= _MOST_TOLD:  # who changes its uid without end is told of again
+            del self._told[next(iter(self._told))]
+        self._told[caller] = None
+        self._watching.read(peer, prepared.snapshot)
 
 
 class FirstAttempt:
@@ -198,12 +251,36 @@ class FirstAttempt:
         return await self._reader.decided(self._if_none_match)
 
 
+class WitnessedAttempt(FirstAttempt):
+    """The same, of a witnessed role."""
+
+    __slots__ = ("_peer", "_watched")
+
+    def __init__(self, reader: WitnessedReader, if_none_match: bytes | None, peer: Peer) -> None:
+        super().__init__(reader, if_none_match)
+        self._watched = reader
+        self._peer = peer
+
+    async def response(self) -> Response:
+        """See FirstAttempt."""
+        response = await super().response()
+        self._watched.witnessed(self._peer, response)
+        return response
+
+
 class Reads:
     """The desk for `GET /v1/<role>`: knows every configured role by its path."""
 
-    def __init__(self, roles: Mapping[str, RoleAccess], cache: LeaseCache, clock: Clock) -> None:
+    def __init__(
+        self, roles: Mapping[str, RoleAccess], cache: LeaseCache, clock: Clock, witness: Witness | None = None
+    ) -> None:
         lines = Spacing()
-        self.by_role = {role: RoleReader(role, access, cache, clock, lines) for role, access in roles.items()}
+        self.by_role = {
+            role: RoleReader(role, access, cache, clock, lines)
+            if witness is None
+            else WitnessedReader(role, access, cache, clock, lines, witness)
+            for role, access in roles.items()
+        }
         self._by_path = {f"/v1/{role}": reader for role, reader in self.by_role.items()}
         self._by_target = {path.encode(): reader for path, reader in self._by_path.items()}
 

@@ -19,6 +19,8 @@ from agent.api.access import Peer
 from agent.api.connection import Connection
 from agent.api.fastpath import Reads, RoleReader
 from agent.api.health import Health
+from agent.api.leases import PATH as LEASES
+from agent.api.leases import Ask, Leases
 from agent.api.metrics import PATH, Metrics
 from agent.api.spacing import Spacing
 from agent.api.wire import FAULT, NOT_FOUND, READ_ONLY, Response, error, plain, split_target
@@ -50,9 +52,11 @@ class Routes:
         reads: Reads,
         health: Health,
         metrics: Metrics,
+        leases: Leases,
         rotate: Callable[[str, float | None], None],
         clock: Clock,
     ) -> None:
+        self._leases = leases
         self._roles: Mapping[str, RoleReader] = reads.by_role
         self._rotate = rotate
         self._clock = clock
@@ -70,6 +74,8 @@ class Routes:
         path = split[0]
         if path in self._fixed:
             return await self._about_us(request, peer, path) if request.method in _READ else READ_ONLY
+        if path == LEASES or path.startswith(f"{LEASES}/"):
+            return await self._about_leases(request, peer, path.removeprefix(LEASES), split[1])
         role = path.removeprefix("/v1/") if path.startswith("/v1/") else ""
         if role in self._roles:
             return await self._read(request, peer, self._roles[role])
@@ -90,6 +96,12 @@ class Routes:
             return error(403, f"uid {peer.uid} may not read {PATH}: {remedy}")
         accept = request.headers.get("Accept")
         return await self._metrics.response(None if accept is None else accept.encode("latin-1", "replace"))
+
+    async def _about_leases(self, request: web.Request, peer: Peer, rest: str, query: str) -> Response:
+        if request.method not in (*_READ, *_ASK):
+            return _not_allowed((*_READ, *_ASK))
+        ask = Ask(method=request.method, rest=rest, query=query, body=await request.read())
+        return await self._leases.answer(ask, peer)
 
     async def _read(self, request: web.Request, peer: Peer, reader: RoleReader) -> Response:
         if request.method not in _READ:
@@ -116,6 +128,8 @@ class Routes:
         except LeaseholdError as problem:
             return error(503, str(problem), ("Retry-After", "1"))
         _log.info(Event.ROTATE_ASKED, role=reader.role, uid=peer.uid)
+        if reader.witness is not None:
+            reader.witness.rotated(peer, reader.role)
         return plain(202, {"data": {"role": reader.role, "generation": reader.generation(now)}})
 
 

@@ -10,8 +10,10 @@ from agent.api.access import AllowList, RoleAccess
 from agent.api.binding import Binding, bind
 from agent.api.fastpath import Reads
 from agent.api.health import Health, Probes
+from agent.api.leases import Holdings, Leases
 from agent.api.listener import InnerFactory, Listener, close_door
 from agent.api.metrics import Metrics
+from agent.api.witness import Witness
 from agent.clock import Clock
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache
@@ -34,9 +36,11 @@ class Server:
         admin: the operators.
         probes: what only the rest of the agent can say.
         metrics: answers scrapes of operators.
+        holdings: what the rest of the agent knows of leases.
         rotate: called as rotate(role, revoke_after) when a replacement was asked for and granted.
         required: the roles that readiness waits for.
         version: the agent's, for operators.
+        witness: told who did what; None where nobody is.
     """
 
     def __init__(
@@ -49,15 +53,18 @@ class Server:
         clock: Clock,
         probes: Probes,
         metrics: Metrics,
+        holdings: Holdings,
         rotate: Callable[[str, float | None], None],
         required: frozenset[str],
         version: str,
+        witness: Witness | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics
         self._rotate = rotate
         self._clock = clock
-        self._reads = Reads(roles, cache, clock)
+        self._reads = Reads(roles, cache, clock, witness)
+        self._leases = Leases(holdings, roles=roles, admin=admin, cache=cache, clock=clock, witness=witness)
         self._health = Health(
             probes=probes, cache=cache, clock=clock, roles=roles, admin=admin, required=required, version=version
         )
@@ -112,6 +119,7 @@ class Server:
                 reads=self._reads,
                 health=self._health,
                 metrics=self._metrics,
+                leases=self._leases,
                 rotate=self._rotate,
                 clock=self._clock,
             ),

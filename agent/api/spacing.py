@@ -24,3 +24,24 @@ class Spacing:
             del self._granted[next(iter(self._granted))]
         self._granted[kind] = now
         return 0.0
+
+
+class Allowance:
+    """Grants `burst` of each kind at once, and further ones at `rate` per second: for what programs do in loops."""
+
+    def __init__(self, *, burst: int, rate: float) -> None:
+        self._slack = (burst - 1) / rate
+        self._step = 1.0 / rate
+        self._paid_until: dict[Hashable, float] = {}
+
+    def wait(self, kind: Hashable, now: float) -> float:
+        """0.0 if granted (and counted), else the seconds until it would be. As to kinds, see Spacing."""
+        begins = max(now, self._paid_until.pop(kind, now))
+        left = begins - self._slack - now
+        if left > 0:
+            self._paid_until[kind] = begins
+            return left
+        if len(self._paid_until) >= _MOST_KINDS:
+            del self._paid_until[next(iter(self._paid_until))]
+        self._paid_until[kind] = begins + self._step
+        return 0.0

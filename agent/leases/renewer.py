@@ -50,6 +50,7 @@ class Renewer:
         verify_every: try the published credential again this often; 0 means never.
         gate: every call of the engine waits for its turn there.
         on_failed: told once when `policy.attempts` attempts in a row have failed.
+        on_expired: told of a lease that came to its end while it was served.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Renewer:
         verify_every: float = 0.0,
         gate: Gate = OPEN,
         on_failed: Callable[[str, str], None] = lambda role, error: None,
+        on_expired: Callable[[str, Lease], None] = lambda role, lease: None,
     ) -> None:
         self.role = role
         self._calls = Calls(role, engine, verify, clock)
@@ -92,6 +94,7 @@ class Renewer:
             rng=self._random,
             lazy=lazy,
             on_failed=on_failed,
+            on_expired=on_expired,
         )
 
     def __repr__(self) -> str:

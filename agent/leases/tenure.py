@@ -71,6 +71,7 @@ class Tenure:
         rng: random.Random,
         lazy: bool,
         on_failed: Callable[[str, str], None],
+        on_expired: Callable[[str, Lease], None],
     ) -> None:
         self.role = role
         self.policy = policy
@@ -79,6 +80,7 @@ class Tenure:
         self._cache = cache
         self._counter = Counter(role, cache, policy, clock)
         self._failures = Failures(role, policy, rng, on_failed)
+        self._on_expired = on_expired
         self._lazy = lazy
         self._revoke_after: float | None = None
         self.changed = asyncio.Event()
@@ -156,6 +158,7 @@ class Tenure:
         if current is not None and now >= current.expires_at:
             _log.warning(Event.EXPIRED, role=self.role, lease=log.lease_ref(current.id))
             self._cache.count_expired(self.role)
+            self._on_expired(self.role, current)
             self.let_go(now)
 
     def delay(self, until: float, now: float) -> float | None:

@@ -14,11 +14,15 @@ from typing import Any
 
 from agent.api.access import AllowList, RoleAccess
 from agent.api.health import Probes
+from agent.api.leases import Holdings
 from agent.api.metrics import Metrics
 from agent.api.server import Server
+from agent.api.witness import Witness
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache, Phase, RoleStatus, Snapshot
+from agent.leases.desk import Desk, Journal, Shelf
 from agent.leases.lease import Grant, Lease, Secret
+from agent.leases.tenure import Held
 from agent.meters import Family
 from tests.fakes import FakeClock
 
@@ -107,6 +111,35 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
 
 
+class Keeper:
+    """The leases of one role; what is revoked is confirmed where `confirms`."""
+
+    def __init__(self, *leases: Held) -> None:
+        self.leases = list(leases)
+        self.confirms = True
+        self.revoked: list[str] = []
+
+    def held(self) -> list[Held]:
+        """What it has."""
+        return self.leases
+
+    def revoke(self, lease_id: str) -> asyncio.Event | None:
+        """As a Renewer: None where it is not there."""
+        if lease_id not in [each.lease_id for each in self.leases]:
+            return None
+        self.leases = [each for each in self.leases if each.lease_id != lease_id]
+        self.revoked.append(lease_id)
+        confirmed = asyncio.Event()
+        if self.confirms:
+            confirmed.set()
+        return confirmed
+
+
+async def no_journal(upstream: str, prefix: str, most: int) -> Shelf:
+    """There is none."""
+    raise KeyError(upstream)
+
+
 class World:
     """One server with its surroundings."""
 
@@ -121,6 +154,10 @@ class World:
         self.rotated: list[tuple[str, float | None]] = []
         self.rotate: Callable[[str, float | None], None] = lambda role, after: self.rotated.append((role, after))
         self.families: Callable[[], Iterable[Family]] = lambda: ()
+        self.keepers: dict[str, Keeper] = {}
+        self.journal: Journal = no_journal
+        self.beyond: dict[str, Any] = {}
+        self.witness: Witness | None = None
         self.files: Callable[[], list[dict[str, Any]]] = lambda: [{"path": "/etc/secrets/db-creds", "written": True}]
         self.roles = {
             ROLE: RoleAccess(
@@ -169,9 +206,18 @@ class World:
                 upstreams=lambda: [{"name": "postgresql", "open": True}],
             ),
             metrics=Metrics(lambda: self.families(), self.clock),
+            holdings=Holdings(
+                desk=Desk(self.keepers, self.clock),
+                upstreams={ROLE: "postgresql", OTHER: "postgresql", LAZY: "postgresql.two"},
+                owner="web-0",
+                incarnation=lambda: 7,
+                journal=self.journal,
+                beyond=lambda: self.beyond,
+            ),
             rotate=self.rotate,
             required=frozenset({ROLE}),
             version="1.2.3",
+            witness=self.witness,
         )
 
     @contextlib.asynccontextmanager

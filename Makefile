@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check lint bench soak majors chaos lock clean
+.PHONY: help demo test check lint bench soak majors chaos fuzz lock clean
 help:
 	@echo "make demo    a real PostgreSQL, one rotating credential, its file and its socket; Ctrl-C ends it"
 	@echo "make test    the tests          make check   format, lint, types, imports and tests"
@@ -12,6 +12,7 @@ help:
 	@echo "make soak    half an hour of reads and logins on short leases: nothing may grow, nothing may fail (MINUTES=30)"
 	@echo "make majors  the engine's tests on PostgreSQL 12 to 18, or ARGS='--majors 13,17'; what is missing comes from npm"
 	@echo "make chaos   kills agents at every failpoint, 50 times each (ROUNDS=3, ONLY=revoke.locked, SEED=7, MAJOR=15)"
+	@echo "make fuzz    coverage-guided fuzzing, SECONDS=600 for each target, ARGS=listener for one; what fails lands in .fuzz"
 
 demo: $(VENV)/dev.stamp
 	@exec $(BIN)/leasehold dev $(ARGS)
@@ -41,6 +42,10 @@ majors: $(VENV)/test.stamp
 chaos: $(VENV)/test.stamp
 	$(BIN)/python -m tests.chaos
 
+SECONDS ?= 600
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
 # Needs uv. The locked files name no index; pip checks every hash.
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -q
 lock:
@@ -48,6 +53,7 @@ lock:
 	$(LOCK) --extra dev pyproject.toml -c requirements/runtime.txt -o requirements/dev.txt
 	$(LOCK) --extra dev --extra test pyproject.toml -c requirements/dev.txt -o requirements/test.txt
 	echo 'setuptools>=77' | $(LOCK) - -o requirements/build.txt
+	printf '%s\n' 'atheris<3.1; python_version < "3.14"' 'atheris>=3.1; python_version >= "3.14"' PyYAML | $(LOCK) - -o requirements/fuzz.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -71,3 +77,8 @@ $(VENV)/test.stamp: $(VENV)/made.stamp requirements/test.txt pyproject.toml
 	@$(PIP) install --require-hashes -r requirements/test.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/dev.stamp
+
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp requirements/fuzz.txt
+	@$(PIP) install --only-binary :all: --require-hashes -r requirements/fuzz.txt 2>/dev/null || { \
+	  echo "atheris cannot be installed here: it has wheels for CPython 3.11 to 3.14 on Linux alone" >&2; exit 1; }
+	@touch $@

@@ -2,7 +2,9 @@
 
 import errno
 import grp
+import os
 import pwd
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from agent.errors import RenderError, StartError
 
 _REMEDIES = {
     errno.ENOSPC: "enlarge the volume",
+    errno.EMFILE: "raise the agent's limit of open files (ulimit -n)",
     errno.EROFS: "mount the volume writable for the agent",
     errno.EISDIR: "remove the directory that stands in its place",
     errno.EPERM: "run the agent as that user, or grant it CAP_CHOWN and CAP_FOWNER",
@@ -36,38 +39,67 @@ class Sink:
         mistakes: list[str] = []
         self._uid = _number(mistakes, "user", self._template.user, lambda name: pwd.getpwnam(name).pw_uid)
         self._gid = _number(mistakes, "group", self._template.group, lambda name: grp.getgrnam(name).gr_gid)
-        if not self._template.allow_disk and not atomicfile.on_memory(self.path):
+        if not self._on_memory():
             mistakes.append(
                 "does not lie on a memory file system: mount a tmpfs there (in Kubernetes an emptyDir with "
                 "medium: Memory), or set allow_disk = true to accept secrets on disk"
             )
         return mistakes or self._prepare_directory()
 
+    def _on_memory(self) -> bool:
+        return self._template.allow_disk or atomicfile.on_memory(self.path)
+
+    def _own_directory(self) -> None:
+        atomicfile.own_directory(self.path.parent, gid=self._gid, allow_sticky_leaf=True)
+
     def _prepare_directory(self) -> list[str]:
         directory = self.path.parent
         try:
-            atomicfile.own_directory(directory, gid=self._gid, allow_sticky_leaf=True)
+            self._own_directory()
             atomicfile.clear_stale_temps(directory, uids=[] if self._uid is None else [self._uid])
             atomicfile.check_writable(directory, mode=self._template.perms, uid=self._uid, gid=self._gid)
         except StartError as error:
             return [str(error)]
         except OSError as error:
             return [_said(error)]
-        return ["is a directory: remove it, or choose another path"] if self.path.is_dir() else []
+        return self._in_its_place()
+
+    def _in_its_place(self) -> list[str]:
+        """What stands where the file goes and cannot be replaced: in a directory such as /tmp, others can plant it."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return []
+        if stat.S_ISDIR(found.st_mode):
+            return ["is a directory: remove it, or choose another path"]
+        me = os.geteuid()
+        parent = self.path.parent.stat()
+        if me != 0 and parent.st_mode & stat.S_ISVTX and me not in (found.st_uid, parent.st_uid):
+            return [f"belongs to uid {found.st_uid}, and its directory lets nobody else replace it: remove it"]
+        return []
 
     def write(self, data: bytes) -> bool:
         """Make the file hold `data`; True if bytes were written, False if it held them, or the sink is closed.
 
+        The place is judged anew each time: it may have been swapped, opened to others or unmounted since the start. A
+        directory that has gone is made again.
+
         Raises:
-            RenderError: the system refuses; the old file stays.
+            RenderError: the system refuses, or the place is no longer fit for secrets; the old file stays.
         """
         with self._writing:
             if self._closed:
                 return False
             try:
+                self._own_directory()
+                if not self._on_memory():
+                    raise RenderError("cannot be written: its memory file system is gone: mount it again")
                 return atomicfile.write(self.path, data, mode=self._template.perms, uid=self._uid, gid=self._gid)
+            except StartError as error:
+                raise RenderError(f"cannot be written: {error}") from error
             except OSError as error:
-                raise RenderError(f"cannot be written: {_said(error)}") from error
+                planted = "; ".join(self._in_its_place())
+                raise RenderError(f"cannot be written: {planted or _said(error)}") from error
 
     def remove(self) -> bool:
         """Remove the file; False if there was none.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent.files.sandbox import Sandbox
 
 _FILENAME = "<template>"
+_LONGEST_LINE = 500
 _MAX_SOURCE = 65_536
 """Bytes of a template: Jinja compiles that much in about a second."""
 
@@ -72,7 +73,7 @@ def compiled(template: model.Template, roles: Mapping[str, model.Role], config: 
     else:
         render = _from_source(template, config.max_size, mistakes)
     if mistakes or render is None:
-        raise ConfigError(mistakes)
+        raise ConfigError([_printable(line) for line in mistakes])
     return render
 
 
@@ -221,7 +222,13 @@ def _explained(error: Exception) -> str:
     ours = isinstance(error, RenderError | UndefinedError)
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == _FILENAME]
     where = f"line {lines[-1]}: " if lines else ""
-    return where + (str(error) if ours else f"{type(error).__name__} in an expression")
+    return _printable(where + (str(error) if ours else f"{type(error).__name__} in an expression"))
+
+
+def _printable(line: str) -> str:
+    """The line, whatever of a template's text it quotes: one line, nothing that a terminal obeys, not a page of it."""
+    shown = "".join(char if char.isprintable() else "?" for char in line[:_LONGEST_LINE])
+    return shown if len(line) <= _LONGEST_LINE else f"{shown}…"
 
 
 def _too_long(max_size: int) -> RenderError:

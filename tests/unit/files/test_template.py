@@ -91,6 +91,11 @@ def test_a_password_is_never_read_as_template(password: str) -> None:
         ("{{ 'x'|attr('y') }}", ["line 1: No filter named 'attr'."]),
         ("\n\n{{ nope }}{{ typo }}", ["line 3: 'nope' is undefined", "line 3: 'typo' is undefined"]),
         ("{{ secret('other').ttl }}", ['line 1: role "other" is not among the template\'s roles: add it there']),
+        (
+            "{{ secret('a\x00\x1b[2Jb').ttl }}",
+            ['line 1: role "a??[2Jb" is not among the template\'s roles: add it there'],
+        ),
+        ("{{ " + "x" * 900 + " }}", [f"line 1: '{'x' * 491}…"]),
         ("{% include 'x' %}", ["line 1: a template stands alone: no include, import or extends"]),
         ("{% import 'x' as y %}", ["line 1: a template stands alone: no include, import or extends"]),
         ("{% extends 'x' %}", ["line 1: a template stands alone: no include, import or extends"]),

@@ -1,8 +1,9 @@
-"""At most one of a kind in a while: for log lines that strangers can cause, and for rotate-now."""
+"""At most so many of a kind in a while: for log lines that strangers can cause, and for what they ask for."""
 
 from collections.abc import Hashable
 
 _MOST_KINDS = 1024
+_ROUNDING = 1e-6
 
 
 class Spacing:
@@ -38,7 +39,7 @@ class Allowance:
         """0.0 if granted (and counted), else the seconds until it would be. As to kinds, see Spacing."""
         begins = max(now, self._paid_until.pop(kind, now))
         left = begins - self._slack - now
-        if left > 0:
+        if left > _ROUNDING:
             self._paid_until[kind] = begins
             return left
         if len(self._paid_until) >= _MOST_KINDS:

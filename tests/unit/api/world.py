@@ -75,7 +75,7 @@ class Client:
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             status = int(head[0].split(" ")[1])
             headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
-            length = 0 if to_head or status in (100, 304) else int(headers["content-length"])
+            length = 0 if to_head or status in (100, 204, 304) else int(headers["content-length"])
             return Answer(status=status, headers=headers, body=await self.reader.readexactly(length))
 
     async def ask(self, data: bytes = READ) -> Answer:

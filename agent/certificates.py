@@ -70,7 +70,11 @@ def first_end(path: Path) -> float:
         ValueError: it holds none.
     """
     with path.open("rb") as file:
-        text = file.read(_LARGEST).decode("latin-1")
+        return first_end_in(file.read(_LARGEST).decode("latin-1"))
+
+
+def first_end_in(text: str) -> float:
+    """The same, of a PEM text."""
     ends = [_not_after(base64.b64decode(body)) for body in _PEM.findall(text)]
     if not ends:
         raise ValueError("no certificate")

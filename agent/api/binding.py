@@ -20,7 +20,9 @@ from pathlib import Path
 from agent import atomicfile
 from agent.errors import StartError
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that may wait to be accepted. An event loop listens once more, and must be told the same."""
+
 # sizeof(sockaddr_un.sun_path) without the closing NUL.
 _LONGEST = 103 if sys.platform == "darwin" else 107
 _PRIVATE, _LOCK = ".{}~", "{}.lock"
@@ -117,7 +119,7 @@ def _listen(
                 os.chown(private, -1 if uid is None else uid, -1 if gid is None else gid)
             private.chmod(mode)
             found = private.lstat()
-            sock.listen(_BACKLOG)
+            sock.listen(BACKLOG)
             private.rename(path)
         except BaseException:
             private.unlink(missing_ok=True)

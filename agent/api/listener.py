@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from agent import catalogue, log
 from agent.api.access import Options, Peer, peer_of
 from agent.api.connection import Connection, Desk
+from agent.api.room import room_for
 from agent.api.spacing import Spacing
 from agent.api.wire import Response, error
 from agent.clock import Clock, wait_for
@@ -77,6 +78,7 @@ class Listener:
         self.name = name
         self.peer_of = peer_of
         self.config = config
+        self.room = room_for(config.max_connections, config.max_connections_per_uid)
         self.desk = desk
         self.clock = clock
         self.inner: InnerFactory | None = None
@@ -103,11 +105,7 @@ class Listener:
     def admit(self, connection: Connection) -> Response | None:
         """Count `connection`; an answer where there is no room for it."""
         uid = connection.peer.uid
-        if (
-            self.stopping
-            or len(self._connections) >= self.config.max_connections
-            or self._by_uid[uid] >= self.config.max_connections_per_uid
-        ):
+        if self.stopping or len(self._connections) >= self.room.most or self._by_uid[uid] >= self.room.most_per_uid:
             self.complain(connection.peer, _FULL.status, "too many connections")
             return _FULL
         self._connections.add(connection)
@@ -159,6 +157,12 @@ class Listener:
 
     async def keep_time(self) -> None:
         """End connections that take too long, for ever: one coarse timer for all of them."""
+        if self.room.most < self.config.max_connections:
+            _log.warning(
+                Event.HARDENING,
+                warning=f"max_connections is {self.room.most} on {self.config.address}, not "
+                f"{self.config.max_connections}: raise the limit of open files (ulimit -n)",
+            )
         pause = min(1.0, self.config.request_timeout / 4, self.config.idle_timeout / 4)
         while True:
             await self.clock.sleep(pause)

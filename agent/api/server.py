@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent import log
 from agent.api.access import AllowList, RoleAccess
-from agent.api.binding import Binding, bind
+from agent.api.binding import BACKLOG, Binding, bind
 from agent.api.fastpath import Reads
 from agent.api.health import Health, Probes
 from agent.api.leases import Holdings, Leases
@@ -100,7 +100,9 @@ class Server:
             )
         )
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._listener, sock=self._binding.sock)
+        self._server = await loop.create_unix_server(
+            self._listener, sock=self._binding.sock, backlog=min(BACKLOG, self._listener.room.most)
+        )
         self._timekeeper = loop.create_task(self._keep_time(), name="listener timeouts")
         _log.info(Event.LISTENING, socket=config.address, mode=f"{config.socket_mode:04o}")
 

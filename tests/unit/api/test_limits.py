@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import resource
+import socket
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
 
 import pytest
 from attrs import evolve
 
 from agent.config.model import Duration, Mode
 from agent.leases.cache import Phase
+from agent.log import Event
 from tests.fakes import settle
 from tests.fix_loop import complaints
 from tests.unit.api.world import READ, ROLE, Client, World, ask_as, get, request
@@ -53,6 +58,54 @@ async def test_one_users_connections_leave_room_for_anothers(world: World) -> No
 
     assert other is not None
     assert other.status == 200
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """A process that may open 200 files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("few_descriptors")
+async def test_descriptors_for_the_agents_own_work_are_not_given_to_clients(
+    world: World, lines: Sequence[MutableMapping[str, Any]]
+) -> None:
+    """1,024 connections are wished for and 200 descriptors there: 64 are kept, and one uid gets its quarter of 136."""
+    world.publish()
+
+    async with world.serving():
+        clients = [await opened(world) for _ in range(34)]
+        answers = [await client.ask() for client in clients]
+        turned_away = await opened(world)
+        refusal = await turned_away.answer()
+        for client in (*clients, turned_away):
+            await client.close()
+
+    assert {answer.status for answer in answers} == {200}
+    assert refusal.status == 503
+    (said,) = [line["warning"] for line in lines if line["event"] == Event.HARDENING]
+    assert "max_connections is 136" in said
+    assert "ulimit -n" in said
+
+
+async def test_a_burst_of_connections_waits_its_turn(world: World) -> None:
+    """A client that does not wait is told EAGAIN as soon as the queue is full; asyncio's own queue holds 100."""
+    world.publish()
+    async with world.serving():
+        burst = []
+        for _ in range(250):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            burst.append(sock)
+            sock.connect(str(world.path))
+        answer = await world.ask()
+        for sock in burst:
+            sock.close()
+
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize("handed_over", [False, True])

@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import MutableMapping
 from enum import StrEnum
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+
+from agent.linepipe import LinePipe
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -76,7 +78,7 @@ _FIELDS = frozenset(
     {
         *("role", "upstream", "lease", "error", "retry_in", "attempt", "ttl", "remaining", "expires_in", "verified"),
         *("reason", "path", "mode", "count", "socket", "host", "state", "deadline", "server", "signal", "took"),
-        *("version", "left", "set_by", "warning", "uid", "gid", "pid", "operation", "name"),
+        *("version", "left", "lost", "set_by", "warning", "uid", "gid", "pid", "operation", "name"),
         *("event", "level", "timestamp", "part", "module", "func_name", "lineno"),
     }
 )
@@ -122,9 +124,12 @@ def configure(
         level: the least level that is written; at `debug` each line names module, function and line.
         json: JSON lines; None means text on a terminal and JSON elsewhere.
         only: write only events of the parts (modules) whose name contains this, e.g. `leases`.
-        stream: where to; standard error by default.
+        stream: where to; standard error by default, without ever waiting for its reader: lines that it leaves lying
+            are lost in the end, and the next one says how many.
     """
     out = stream or sys.stderr
+    # Standard error is a pipe or a terminal as a rule, and who reads it may be stuck or gone.
+    pipe = LinePipe(out.fileno()) if stream is None and _has_descriptor(out) else None
     as_json = not out.isatty() if json is None else json
 
     def wanted(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -132,8 +137,13 @@ def configure(
             raise structlog.DropEvent
         return event_dict
 
+    def tell_lost(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        lost = 0 if pipe is None else pipe.take_lost()
+        return {**event_dict, "lost": lost} if lost else event_dict
+
     processors: list[Any] = [
         wanted,
+        tell_lost,
         _guard,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -147,12 +157,21 @@ def configure(
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(out)
+        if pipe is None
+        else structlog.WriteLoggerFactory(cast(TextIO, pipe)),
         cache_logger_on_first_use=False,
     )
     # Libraries log request bytes, SQL and tokens: they are not heard at all.
     logging.getLogger().handlers[:] = [logging.NullHandler()]
     logging.lastResort = None
+
+
+def _has_descriptor(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError):  # a test's stand-in
+        return False
 
 
 def get(name: str) -> Any:

@@ -159,6 +159,7 @@ def handle_signals(stop: Any, hurry: Any, *, terminal: bool = False) -> None:
     """SIGTERM and SIGINT set `stop`, a second one `hurry`. SIGHUP does nothing yet (there is no reload), except where
 
     the program belongs to a `terminal`: there it says that the terminal was closed, and is a stop like the others.
+    SIGUSR1 and SIGUSR2 mean nothing here: what they do by default would end the agent with its users left behind.
     """
     import asyncio
 
@@ -169,3 +170,5 @@ def handle_signals(stop: Any, hurry: Any, *, terminal: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
     loop.add_signal_handler(signal.SIGHUP, asked if terminal else lambda: None)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(number, lambda: None)

@@ -58,6 +58,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             undefined=_undefined_in(self),
             finalize=self._printed,
             autoescape=False,
+            optimized=False,  # folding constants takes cubic time: 300 minus signs before a name took seconds
             keep_trailing_newline=True,
         )
         # Jinja joins what a macro or a {% set %} block has printed by this.

@@ -171,7 +171,10 @@ def _template_mistakes(sandbox: "Sandbox", tree: "nodes.Template", roles: tuple[
     others = tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))
     mistakes += [f"line {node.lineno}: a template stands alone: no include, import or extends" for node in others]
     mistakes += [f"line {n.lineno}: recursive loops are not available" for n in tree.find_all(nodes.For) if n.recursive]
-    undeclared = meta.find_undeclared_variables(tree) - set(sandbox.globals)
+    found = meta.TrackingCodeGenerator(sandbox)
+    found.optimizer = None  # see Sandbox
+    found.visit(tree)
+    undeclared = found.undeclared_identifiers - set(sandbox.globals)
     lines = {node.name: node.lineno for node in reversed([*tree.find_all(nodes.Name)])}
     return mistakes + [f"line {lines[name]}: '{name}' is undefined" for name in sorted(undeclared)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.config import model
 from agent.errors import ConfigError, RenderError
-from agent.files.template import compiled
+from agent.files.template import check_template, compiled
 from tests.unit.files.builders import ROLE, ROLES, credential, jinja, render
 
 # -- what it cannot do ----------------------------------------------------------------------------------------------
@@ -142,6 +142,19 @@ def test_a_template_bomb_stops_within_a_second_and_bounded_memory(contents: str)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert time.monotonic() - began < 1.0
     assert grown < 100 * 1024 * (1024 if sys.platform == "darwin" else 1)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["-" * 300 + "w", "not " * 200 + "w", "w" + "|string" * 300, "w" + "[0]" * 300, "w" + ".x" * 300, "w" + "+1" * 300],
+)
+def test_a_deep_expression_is_compiled_in_a_moment(expression: str) -> None:
+    """Found by fuzzing: Jinja's optimizer takes cubic time, 300 minus signs before a name took seconds."""
+    began = time.monotonic()
+
+    check_template(jinja("{% set w = 1 %}{{ " + expression + " }}"), ROLES)
+
+    assert time.monotonic() - began < 1.0
 
 
 def test_what_a_template_may_well_do_is_within_its_budget() -> None:

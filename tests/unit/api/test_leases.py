@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.api.access import Peer
+from agent.api.fastpath import Reads
 from agent.api.leases import PATIENCE
 from agent.errors import Unavailable
 from agent.leases.cache import Snapshot
@@ -498,3 +499,15 @@ async def test_a_rotation_is_told(world: World) -> None:
         await client.ask(request("POST", f"/v1/{ROLE}/rotate"))
 
     assert witness.told == [("rotated", ROLE)], "the second was too soon"
+
+
+async def test_whoever_changes_its_uid_without_end_does_not_fill_the_memory(world: World) -> None:
+    witness = Witness()
+    world.publish()
+    reads = Reads({ROLE: world.roles[ROLE]}, world.cache, world.clock, witness)
+    reader = reads.by_role[ROLE]
+
+    for uid in [*range(1025), 0, 1024]:
+        reader.answer(Peer(uid=uid, gid=0, groups=frozenset(), pid=1), None, world.clock.now())
+
+    assert len(witness.told) == 1026, "the first was forgotten, the last was not"

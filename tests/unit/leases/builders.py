@@ -52,6 +52,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.failed: list[str] = []
+        self.expired: list[str] = []
         self.renewer = Renewer(
             ROLE,
             engine=self.engine,
@@ -65,6 +66,7 @@ class Rig:
             verify_every=self.verify_every,
             gate=self.gate,
             on_failed=lambda role, error: self.failed.append(error),
+            on_expired=lambda role, lease: self.expired.append(lease.id),
         )
 
     @property

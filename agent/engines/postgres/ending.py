@@ -3,8 +3,10 @@
 1. Under the row's lock: the lease's end comes forward to now. Committed by itself: whatever the user does to its own
    role, the lease is renewed no more, and every sweep tries again to end it.
 2. Under the row's lock again: the user may log in no more. That comes before the next step, or a client that reconnects
-   in a loop would be back after every termination. The user can hold this up by an open transaction that has changed
-   its own password: then its sessions end first, again and again until the NOLOGIN sticks.
+   in a loop would be back after every termination. Committed by itself, before our login takes the user's rights: an
+   uncommitted GRANT may hold that up. The user can hold the NOLOGIN up by an open transaction that has changed its own
+   password: then its sessions end first, again and again until it sticks. Where that transaction is a prepared one, it
+   is rolled back (docs/adr/0006).
 3. Its sessions are terminated.
 4. The role's own revocation statements run, each by itself: one that fails is undone and reported, and ends nothing.
 5. Under the row's lock again: what it owns goes to its heir, its rights go, database by database; then the role itself.
@@ -27,25 +29,24 @@ from agent.engines.postgres.connections import Connection, Connections, transact
 from agent.engines.postgres.errors import Refused, condition
 from agent.engines.postgres.heirs import fit, heir
 from agent.engines.postgres.journal import Journal, Row, server_time
+from agent.engines.postgres.prepared import none_of
 from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.statements import Values, render
+from agent.engines.postgres.sticking import Sticking, guarded
 from agent.engines.postgres.users import Dependents, User
 from agent.errors import Forbidden, Unavailable
 from agent.failpoints import Failpoint
 from agent.log import Event
 
 _log = log.get(__name__)
-# A sweep has other leases to end, and comes again soon.
 _PATIENCE = 5.0
-_PATIENCE_REAPING = 1.0
-_LOCK_WAIT = 0.5
 # Longer than deadlock_timeout, after which an autovacuum that is in the way gives up.
 _OBJECT_WAIT = 1.5
-_HELD_UP = {"55P03", "XX000"}  # XX000: the row was changed while we waited for it
 # Own statements of a role that hang must not keep its user, nor hold up the end of others: seconds for all of them.
 _OWN_TIME = 2.0
 _DEFAULT = "the role has no revocation_statements: its users end by the default ones"
 _LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
+_SHUT = "its user can log in no more"
 
 
 class Ending:
@@ -67,6 +68,9 @@ class Ending:
         self._connections = connections
         self._recipes = recipes
         self._clock = clock
+        self._sticking = Sticking(
+            config, upstream=upstream, journal=journal, connections=connections, recipes=recipes, clock=clock
+        )
         self._reported: set[str] = set()
         self._defaulted: set[str] = set()
 
@@ -83,11 +87,13 @@ class Ending:
         if row is None:
             return False
         where = where if reap else f"{where} {row.role}"
-        if not await self._lock_out(conn, row, where, reap=reap):
+        if not await self._sticking.stick(conn, row, users.lock_out, where, "its user can still log in", reap=reap):
             return False
         failpoints.reach(Failpoint.REVOKE_NOLOGIN)
         user = await users.look(conn, row.username, self._config.marker_group)
         if user is not None:
+            if not user.ours and not await self._sticking.stick(conn, row, users.take_rights, where, _SHUT, reap=reap):
+                return False
             await self._terminate(conn, user, where)
         failpoints.reach(Failpoint.REVOKE_TERMINATED)
         await self._own_statements(conn, row, reap=reap)
@@ -105,49 +111,9 @@ class Ending:
                 if not self._journal.mine(row):
                     raise Refused(Forbidden(f"{where} {row.role}: the lease was minted by another agent, and lives"))
             failpoints.reach(Failpoint.REVOKE_LOCKED)
-            await self._guarded(conn, row, where)
+            await guarded(conn, row, self._config, where)
             await self._journal.end(conn, row)
         return row
-
-    async def _lock_out(self, conn: Connection, row: Row, where: str, *, reap: bool) -> bool:
-        """Step 2; False if another has done the rest meanwhile, or (reaping) is at it."""
-        end = self._clock.now() + (_PATIENCE_REAPING if reap else _PATIENCE)
-        by_force = False
-        while True:
-            try:
-                return await self._locked_out(conn, row, where, reap=reap, by_force=by_force)
-            except psycopg.DatabaseError as exc:
-                if exc.sqlstate not in _HELD_UP or conn.closed:
-                    raise
-            if self._clock.now() > end:
-                await self._unprepared(conn, row, f"{where}: its user can still log in", of_roles=True)
-                raise Refused(Unavailable(f"{where}: a transaction that is not its user's keeps its role from NOLOGIN"))
-            by_force = True
-
-    async def _locked_out(self, conn: Connection, row: Row, where: str, *, reap: bool, by_force: bool) -> bool:
-        async with transaction(conn):
-            locked = await self._journal.lock(conn, row.id, skip=reap)
-            if locked is None or locked.revoked_at is not None:
-                return False
-            user = await self._guarded(conn, row, where)
-            if user is not None:
-                await users.wait_at_most(conn, _LOCK_WAIT)
-                if by_force:
-                    await users.throw_out(conn, row.username, user)
-                await users.lock_out(conn, row.username, user)
-        return True
-
-    async def _guarded(self, conn: Connection, row: Row, where: str) -> User | None:
-        """The lease's user, if there is one and it is ours to end."""
-        user = await users.look(conn, row.username, self._config.marker_group)
-        if user is not None and (user.superuser or not user.marked):
-            raise Refused(
-                Forbidden(
-                    f"{where}: its user was made a superuser or taken out of {self._config.marker_group}: it is not "
-                    "touched; look at it and drop it by hand"
-                )
-            )
-        return user
 
     async def _terminate(self, conn: Connection, user: User, where: str) -> None:
         """Step 3: returns when no session is left."""
@@ -197,7 +163,7 @@ class Ending:
 
     async def _remove(self, conn: Connection, row: Row, *, where: str, reap: bool) -> bool:
         """Step 5."""
-        await self._unprepared(conn, row, f"{where}: its user can log in no more")
+        await none_of(conn, row.username, f"{where}: {_SHUT}")
         heritage = await self._heritage(conn, row, where)
         try:
             return await self._drop(conn, row, heritage, where, reap=reap)
@@ -206,7 +172,7 @@ class Ending:
         held = await users.holders(conn, user) if user is not None else []
         raise Refused(
             Unavailable(
-                f"{where}: its user can log in no more, but {found} for what its user left: "
+                f"{where}: {_SHUT}, but {found} for what its user left: "
                 f"{', '.join(held) or 'the lock is held by a transaction that cannot be seen'}; end that transaction"
             )
         )
@@ -216,7 +182,7 @@ class Ending:
             locked = await self._journal.lock(conn, row.id, skip=reap)
             if locked is None or locked.revoked_at is not None:
                 return False
-            user = await self._guarded(conn, row, where)
+            user = await guarded(conn, row, self._config, where)
             if user is not None:
                 if heritage.found:
                     await self._journal.one_at_a_time(conn)
@@ -228,17 +194,6 @@ class Ending:
             failpoints.reach(Failpoint.REVOKE_DROPPED)
         failpoints.reach(Failpoint.REVOKE_COMMITTED)
         return True
-
-    async def _unprepared(self, conn: Connection, row: Row, where: str, *, of_roles: bool = False) -> None:
-        """Prepared transactions outlive sessions and hold locks; only their user or a superuser can finish them."""
-        prepared = await users.prepared_transactions(conn, row.username, of_roles=of_roles)
-        if prepared:
-            raise Refused(
-                Unavailable(
-                    f"{where}, but prepared transactions keep it: {', '.join(prepared)}; "
-                    "COMMIT PREPARED or ROLLBACK PREPARED them as a superuser"
-                )
-            )
 
     async def _heritage(self, conn: Connection, row: Row, where: str) -> "_Heritage":
         """What depends on the user, and who gets it; our login has that one's rights afterwards."""

@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from agent.engines.postgres.connections import Connection
 from agent.engines.postgres.journal import one
+from agent.engines.postgres.prepared import decoded, plain
 
 ORPHANED = "leasehold_orphaned"
 """Owns what users of roles without a group left behind; nobody's login."""
@@ -78,14 +79,6 @@ FROM pg_roles u WHERE u.rolname = %(name)s
 """
 _LOOK = REACHED + _ABOUT
 
-_PREPARED = """
-SELECT textsend(gid), textsend(database::text) FROM pg_prepared_xacts p
-WHERE p.owner = %(name)s OR (%(of_roles)s AND EXISTS (
-  SELECT FROM pg_locks own JOIN pg_locks l USING (virtualtransaction)
-  WHERE own.transactionid = p.transaction AND own.pid IS NULL AND l.pid IS NULL
-    AND l.relation = 'pg_authid'::regclass))
-"""
-
 _DEPENDENTS = """
 SELECT coalesce(b.datname, ''), d.dbid = 0 OR b.datname = current_database(), bool_or(d.deptype = 'o')
 FROM pg_shdepend d LEFT JOIN pg_database b ON b.oid = d.dbid
@@ -94,7 +87,7 @@ GROUP BY 1, 2 ORDER BY 1
 """
 
 _HOLDERS = """
-SELECT DISTINCT l.pid, coalesce(a.datname, '')
+SELECT DISTINCT l.pid, coalesce(textsend(a.datname::text), ''), textsend(p.gid), textsend(p.database::text)
 FROM (
   SELECT dbid, classid, objid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = %(oid)s
   UNION ALL
@@ -103,6 +96,9 @@ FROM (
     WHEN 'relation' THEN d.classid = 'pg_class'::regclass AND l.relation = d.objid
     WHEN 'object' THEN l.classid = d.classid AND l.objid = d.objid END
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+  AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
 WHERE l.pid IS DISTINCT FROM pg_backend_pid()
   AND NOT coalesce(a.usename = current_user AND a.application_name = 'leasehold', false)
 ORDER BY 1 LIMIT 5
@@ -140,18 +136,16 @@ async def prolong(conn: Connection, name: str, expires: float) -> None:
     await conn.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(sql.Identifier(name), sql.Literal(iso(expires))))
 
 
-async def lock_out(conn: Connection, name: str, user: User) -> None:
-    """No new logins; and give ourselves the user's rights where ending it needs them.
-
-    Only now, at its end: from PostgreSQL 16 on every statement gets slower with each role we hold.
-    """
+async def lock_out(conn: Connection, name: str) -> None:
+    """No new logins."""
     await conn.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(name)))
-    if not user.ours:
-        await take_rights(conn, name)
 
 
 async def take_rights(conn: Connection, name: str) -> None:
-    """Make the agent's login a member of the role, with its rights."""
+    """Make the agent's login a member of the role, with its rights.
+
+    Only at its end: from PostgreSQL 16 on every statement gets slower with each role we hold.
+    """
     with_rights = " WITH INHERIT TRUE, SET TRUE" if conn.pgconn.server_version >= 160000 else ""
     await conn.execute(sql.SQL("GRANT {} TO CURRENT_USER" + with_rights).format(sql.Identifier(name)))
 
@@ -201,8 +195,10 @@ async def holders(conn: Connection, user: User) -> list[str]:
     """Who holds a lock on the user's role or on something of it, in any database; fit for a message."""
     cursor = await conn.execute(_HOLDERS, {"oid": user.oid})
     return [
-        "a prepared transaction" if pid is None else f"process {pid} in database {_plain(dbname)}"
-        for pid, dbname in await cursor.fetchall()
+        f"prepared transaction {plain(decoded(gid or b'?'))} in database {plain(decoded(prepared_in or b'?'))}"
+        if pid is None
+        else f"process {pid} in database {plain(decoded(dbname))}"
+        for pid, dbname, gid, prepared_in in await cursor.fetchall()
     ]
 
 
@@ -224,26 +220,6 @@ async def drop(conn: Connection, name: str) -> None:
     await conn.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
-async def prepared_transactions(conn: Connection, name: str, *, of_roles: bool = False) -> list[str]:
-    """The user's prepared transactions, fit for a message: they keep its locks although nobody is logged in.
-
-    As bytes: one from a database in another encoding need not be UTF-8.
-
-    Args:
-        of_roles: also anybody's that have changed a role; the user may have prepared one as its group.
-    """
-    cursor = await conn.execute(_PREPARED, {"name": name, "of_roles": of_roles})
-    return [f"{_decoded(gid)} in database {_decoded(dbname)}" for gid, dbname in await cursor.fetchall()]
-
-
 def iso(instant: float) -> str:
     """Unix time as PostgreSQL reads it under any DateStyle: ISO 8601 in UTC, whole seconds."""
     return datetime.fromtimestamp(instant, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _decoded(text: bytes) -> str:
-    return _plain(text.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", "?"))
-
-
-def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:80]

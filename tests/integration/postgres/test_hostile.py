@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from agent.errors import LeaseGone, Unavailable
+from agent.errors import Unavailable
 from agent.leases.lease import Grant
 from tests.fix_postgres import superuser
 from tests.integration.postgres.site import (
@@ -148,34 +148,13 @@ async def test_a_renewal_that_meets_such_a_lock_says_so_in_time_and_holds_nobody
     session.close()
 
 
-@pytest.mark.parametrize("prepared_as", ["itself", "its group"])
-async def test_a_prepared_transaction_that_holds_its_role_is_named_and_its_sessions_end(site: Site, prepared_as):
-    engine = site.engine()
-    grant = await engine.issue(ROLE, fresh())
-    session = holding_its_own_role(site, grant)
-    if prepared_as == "its group":
-        session.execute(f'SET ROLE "{site.database.group}"')
-    session.execute("PREPARE TRANSACTION 'kept'")
-
-    with pytest.raises(Unavailable, match=r"prepared transactions keep it: kept in database t[0-9a-f]+; COMMIT"):
-        await engine.revoke(grant.id)
-
-    with pytest.raises(psycopg.OperationalError):
-        session.execute("SELECT 1")
-    with pytest.raises(LeaseGone):
-        await engine.renew(lease(grant), 60.0)
-    site.database.execute("ROLLBACK PREPARED 'kept'")
-    assert (await engine.sweep()).reaped == 1
-    assert not site.exists(grant)
-
-
 @NEWEST
 async def test_a_prepared_transaction_with_a_name_in_another_encoding_is_named_all_the_same(site: Site):
     """The server sends such a name as it is, which is no UTF-8: a user could stop every sweep with that."""
     engine = site.engine()
     grant = await engine.issue(ROLE, fresh())
     dbname = f"{site.database.dbname}_latin1"
-    site.database.execute(f"CREATE DATABASE {dbname} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    site.database.execute(f"CREATE DATABASE {dbname} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     try:
         with site.log_in(grant, dbname) as session:
             session.execute("SET ROLE NONE")

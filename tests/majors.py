@@ -213,6 +213,8 @@ def main() -> int:
         if not options.fetch:
             print(f"PostgreSQL {major}", flush=True)
             outcomes.append(run(major, arguments))
+    if options.fetch and not outcomes:
+        return 0
     print(table(outcomes))
     return int(any(one.failed or (asked and one.missing) for one in outcomes) or all(one.missing for one in outcomes))
 

@@ -1,57 +1,68 @@
-"""`leasehold check`: the file, the machine it is checked on, and with --live the servers that it names."""
+"""`leasehold check`: the file, the machine it is checked on, and where asked the servers that it names."""
 
 import argparse
+import json
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent import codes, harden, log
+from agent import codes, harden, log, reports
 from agent.atomicfile import on_memory
 from agent.clock import SystemClock
 from agent.config.check import advice, warnings
 from agent.config.load import load_file
 from agent.config.model import Config
-from agent.engines.postgres import check_statements
+from agent.engines.postgres import check_statements, lint_role
 from agent.errors import ConfigError
+from agent.examine import Found, Questions, examine, sound
 from agent.files.files import check_template
-from agent.trial import try_roles
 
 
 def check(arguments: argparse.Namespace, *, run_loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
-    """Say everything that is wrong with a file, and with --live also with the servers that it names."""
-    path = arguments.file or arguments.config
+    """Say everything that is wrong with a file, and where asked with what its servers allow.
+
+    --live tries every role; --engine first looks at the rights of the agent's login, then tries every role; --users
+    says who is there, and only that.
+    """
+    path = str(arguments.file or arguments.config)
     config = load_file(Path(path), environ=dict(os.environ))
     mistakes = [f'role."{n}": {m}' for n, role in config.role.items() for m in check_statements(n, role)]
     for position, template in enumerate(config.template):
         mistakes += [f"template[{position}]: {m}" for m in check_template(template, config.role)]
     if mistakes:
         raise ConfigError(mistakes)
-    for line in [*warnings(config), *(f"on this machine, {line}" for line in surroundings(config))]:
-        print(f"warning: {line}")
-    for line in advice(config):
-        print(line)
-    print(f"{path}: the file has no mistakes")
-    return _check_live(config, run_loop) if arguments.live else codes.OK
-
-
-def _check_live(config: Config, run_loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
+    live = arguments.engine or arguments.live
+    questions = Questions(rights=arguments.engine, roles=live, users=arguments.users)
+    warned = list(_warnings(config))
+    if not arguments.json and questions != Questions(users=True):
+        for line in (*(f"warning: {line}" for line in warned), *advice(config), f"{path}: the file has no mistakes"):
+            print(line)
+    if not questions and not arguments.json:
+        return codes.OK
     harden.drop_ambient(os.environ)
     log.configure(level="warning")
+    return run_loop(_ask(config, questions, path=path, warned=warned, as_json=arguments.json))
 
-    async def try_all() -> int:
-        code = codes.OK
-        async for tried in try_roles(config, SystemClock(), holder=socket.gethostname()):
-            if tried.failed:
-                code = codes.FAILED
-                print(f"{tried.role}: could not {tried.failed}: {tried.error}")
-            else:
-                how = "logged in with it" if tried.verified else "did not try it (no verify target)"
-                print(f"{tried.role}: minted a user, {how}, revoked it, in {tried.took * 1000:.0f} ms")
-        return code
 
-    return run_loop(try_all())
+async def _ask(config: Config, questions: Questions, *, path: str, warned: Sequence[str], as_json: bool) -> int:
+    """Ask the servers; for people each answer is printed as it comes, for scripts all of them at the end."""
+    everything: list[Found] = []
+    async for found in examine(config, SystemClock(), holder=socket.gethostname(), questions=questions):
+        everything.append(found)
+        if not as_json:
+            print("\n".join(reports.lines(found)), flush=True)
+    if as_json:
+        print(json.dumps(reports.document(path, warned, everything), indent=2))
+    return codes.OK if all(map(sound, everything)) else codes.FAILED
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    yield from warnings(config)
+    for name, role in config.role.items():
+        yield from (f'role."{name}".{line}' for line in lint_role(name, role))
+    yield from (f"on this machine, {line}" for line in surroundings(config))
 
 
 def surroundings(config: Config) -> Iterator[str]:

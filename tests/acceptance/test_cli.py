@@ -202,7 +202,7 @@ def test_check_live_tries_every_role(command: RunCommand, database: Database, pl
         ended = command("check", "-c", str(config), "--live")
 
         assert ended.code == 0, (who, ended.stdout, ended.stderr)
-        assert f"{ROLE}: minted a user, logged in with it, revoked it, in " in ended.stdout, who
+        assert f"{ROLE}: minted a user, logged in with it, renewed it, revoked it, in " in ended.stdout, who
         assert leased(database) == set(), who
 
 

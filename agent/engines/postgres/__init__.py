@@ -5,7 +5,8 @@ minting     how a user is made            ending   how it ends          users   
 sweeping    ends what has expired         backlog  what could not be ended
 journal     the table of leases           setup    its creation         heirs   who gets what a user owned
 connections login errors                  the way to the server and back
-recipe statements tokens names scram      pure
+recipe statements tokens names scram      pure          lint     what they should not do
+rights      looks a server over, for `leasehold check`
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from agent.clock import Clock
 from agent.config.model import PostgreSQL, Role
 from agent.engines.postgres.engine import PostgresEngine
 from agent.engines.postgres.journal import Row
+from agent.engines.postgres.lint import DIRECT, lint
 from agent.engines.postgres.names import name_mistake, prefix_mistake
 from agent.engines.postgres.recipe import check_statements, recipe
 from agent.engines.postgres.sweeping import Swept
@@ -22,12 +24,7 @@ from agent.errors import ConfigError
 from agent.log import Event
 
 _log = log.get(__name__)
-_DIRECT = (
-    "its statements grant privileges to each user: such users are made one at a time, and near 2,400 of them "
-    "PostgreSQL makes no more; grant to a group instead, and set `group`"
-)
-
-__all__ = ["PostgresEngine", "Row", "Swept", "build", "check_statements"]
+__all__ = ["PostgresEngine", "Row", "Swept", "build", "check_statements", "lint_role"]
 
 
 def build(
@@ -58,8 +55,13 @@ def build(
     recipes = {role_name: recipe(role_name, role) for role_name, role in roles.items()}
     for one in recipes.values():
         if one.grants:
-            _log.warning(Event.CONFIG_WARNING, upstream=name, role=one.name, warning=_DIRECT)
+            _log.warning(Event.CONFIG_WARNING, upstream=name, role=one.name, warning=DIRECT)
     return PostgresEngine(name, config, recipes, holder=holder, incarnation=incarnation, clock=clock)
+
+
+def lint_role(name: str, role: Role) -> list[str]:
+    """What is worth a second look in the SQL of a role without mistakes, one line each, beginning with the key."""
+    return lint(role, recipe(name, role).creation)
 
 
 def _name_mistakes(config: PostgreSQL) -> list[str]:

@@ -123,6 +123,15 @@ def render(statement: Statement, values: Values, context: AdaptContext | None) -
     return b"".join(part if isinstance(part, bytes) else part.as_bytes(context) for part in composed)
 
 
+def words_of(text: str) -> list[list[str]]:
+    """The words of each statement in `text`, in lower case; names in quotes and strings are none.
+
+    Raises:
+        StatementMistake: it is no SQL.
+    """
+    return list(_words(list(_tokens(text))))
+
+
 def _composable(part: str | Place, values: Values) -> bytes | sql.Composable:
     if isinstance(part, str):
         return part.encode()

@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         "_blocked_at",
         "_ended",
         "_framer",
+        "_heard_all",
         "_idle_at",
         "_inner",
         "_inner_busy",
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Task[Any] | None = None
         self._inner: asyncio.Protocol | None = None
         self._inner_busy = 0  # requests handed in and not yet answered
+        self._heard_all = False  # the client sends no more
         self._ended = False  # nothing more is read: what is due is answered, then the connection ends
         self._last_word: Response | None = None  # said before it ends
         self._asked_at = 0.0  # now, for the requests of this piece of data
@@ -125,7 +127,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; what it has asked is still answered."""
-        self._ended = True
+        self._ended = self._heard_all = True
         return self._busy
 
     def pause_writing(self) -> None:
@@ -294,6 +296,9 @@ class Connection(asyncio.Protocol):
         """Answer and end; what still comes in is read and dropped for a moment, so that the answer arrives."""
         self._leaving_at = self._listener.clock.now()
         self._transport.write(response.last())
+        if self._heard_all:
+            self._transport.close()
+            return
         self._transport.write_eof()
         if not self._transport.is_reading():
             self._transport.resume_reading()

@@ -60,6 +60,25 @@ async def test_one_users_connections_leave_room_for_anothers(world: World) -> No
     assert other.status == 200
 
 
+async def test_who_is_refused_after_having_said_all_is_not_waited_for(world: World) -> None:
+    """Found by fuzzing: such a connection was counted for `request_timeout`, though its client had long gone."""
+    world.config = evolve(world.config, max_connections=1)
+    world.publish()
+
+    async with world.serving():
+        client = await opened(world)
+        client.send(get("/livez") + b"garbage\r\n\r\n")
+        client.writer.write_eof()
+        said = await client.end()
+        await client.close()
+        await settle()
+        again = await world.ask()
+
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert b"HTTP/1.1 400 " in said
+    assert again.status == 200
+
+
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
     """A process that may open 200 files."""

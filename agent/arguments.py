@@ -86,8 +86,12 @@ class _Commands:
         check = self._add("check", "say everything that is wrong with a configuration file")
         self._config(check)
         check.add_argument("file", nargs="?", metavar="FILE", help="the file, in place of --config")
-        check.add_argument("--live", action="store_true", help="mint, log in and revoke once for every role")
-        check.add_argument("--engine", action="store_true", help="--live, and first which rights its own login lacks")
+        check.add_argument("--live", action="store_true", help="mint, log in, renew and revoke once for every role")
+        check.add_argument(
+            "--engine",
+            action="store_true",
+            help="--live, and first which rights its own login lacks or has too many of",
+        )
         check.add_argument("--users", action="store_true", help="only the lease users that are there, and their rights")
         _json(check, "one document of all that was found")
 

@@ -52,7 +52,8 @@ def test_a_peak_is_kept_for_one_to_two_windows_and_by_asking_nobody_takes_it_awa
     assert [peak.largest(at) for at in (1030.0, 1059.9, 1060.0, 1119.9)] == [3.0] * 4
     peak.note(2.0, 1119.9)
     assert peak.largest(1120.0) == 2.0
-    assert peak.largest(1300.0) == 0.0
+    peak.note(9.0, 1121.0)
+    assert peak.largest(1120.0 + 120.0) == 0.0, "nobody asked in between, and it is forgotten all the same"
 
 
 def test_several_sources_of_one_metric_become_one_family() -> None:

@@ -104,7 +104,9 @@ def _compare(ours: list[Request], theirs: list[tuple[bytes, bytes, bytes]]) -> N
 def _same_in_canonical_form(request: Request) -> None:
     (again,) = _framed([request.canonical()])
     assert (again.method, again.body, again.keep_alive) == (request.method, request.body, request.keep_alive)
-    assert _second_opinion(request.canonical()) == [_said(again)], "the inner protocol would read another request"
+    seen = _second_opinion(request.canonical())
+    refused = seen == [] and again.method == b"CONNECT"  # whose target has another form, which aiohttp insists on
+    assert refused or seen == [_said(again)], "the inner protocol would read another request"
 
 
 # -- what the answers are --------------------------------------------------------------------------------------------

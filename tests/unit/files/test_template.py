@@ -90,6 +90,7 @@ def test_a_password_is_never_read_as_template(password: str) -> None:
         ("a\n{{ b", ["line 2: unexpected end of template, expected 'end of print statement'."]),
         ("{{ 'x'|attr('y') }}", ["line 1: No filter named 'attr'."]),
         ("\n\n{{ nope }}{{ typo }}", ["line 3: 'nope' is undefined", "line 3: 'typo' is undefined"]),
+        ("\n{% set nope.x = 1 %}", ["line 2: 'nope' is undefined"]),
         ("{{ secret('other').ttl }}", ['line 1: role "other" is not among the template\'s roles: add it there']),
         (
             "{{ secret('a\x00\x1b[2Jb').ttl }}",

@@ -71,7 +71,7 @@ async def test_a_refusal_by_max_leases_cleans_up_after_nothing(site: Site):
     with pytest.raises(RateLimited):
         await engine.issue(ROLE, fresh())
 
-    assert not site.database.execute("SELECT FROM pg_namespace WHERE nspname = 'rolled_back'")
+    assert not site.database.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'rolled_back'")
 
 
 async def test_a_sweep_counts_each_role_and_says_what_it_has_ended(site: Site):

@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agent.api.access import Peer
+from agent.api.access import AllowList, Peer
 from agent.api.fastpath import Reads
 from agent.api.leases import PATIENCE
 from agent.errors import Unavailable
@@ -489,6 +490,22 @@ async def test_who_got_nothing_has_read_nothing(world: World) -> None:
 
     assert (answer.status, refused.status, again.status) == (200, 403, 403)
     assert witness.told == [("read", ROLE, snapshot.generation), ("denied", OTHER, "read")]
+
+
+async def test_whoever_is_refused_a_credential_that_is_there_has_not_read_it(world: World) -> None:
+    world.witness = witness = Witness()
+    world.publish()
+    reader = Reads(
+        world.roles | {ROLE: replace(world.roles[ROLE], read=AllowList(uids=frozenset({7})))},
+        world.cache,
+        world.clock,
+        witness,
+    ).by_role[ROLE]
+
+    for uid in (7, 8):
+        reader.answer(Peer(uid=uid, gid=0, groups=frozenset(), pid=1), None, world.clock.now())
+
+    assert [told[0] for told in witness.told] == ["read", "denied"]
 
 
 async def test_a_rotation_is_told(world: World) -> None:

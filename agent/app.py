@@ -93,7 +93,7 @@ class App:
             live=lambda: self.live,
             degraded=lambda: self._measures.degraded,
             files=self._file_states,
-            upstreams=self._upstream_states,
+            upstreams=self._measures.upstreams,
         )
         self._builder = Builder(
             config=config,
@@ -139,15 +139,10 @@ class App:
     def _file_states(self) -> list[dict[str, Any]]:
         return [] if self._parts.files is None else [state.as_dict() for state in self._parts.files.states()]
 
-    def _upstream_states(self) -> list[dict[str, Any]]:
-        return [
-            {"name": name, "circuit": circuit.state, "healthy": circuit.state == "closed"}
-            for name, circuit in self._parts.circuits.items()
-        ]
-
     def _families(self) -> Iterator[Family]:
         """All that was counted, for a scrape."""
         yield from self._measures.families(self._probes)
+        yield from self._management.families()
         for server in (self._server, self._health_server):
             if server is not None:
                 yield from server.families()

@@ -47,6 +47,7 @@ SWEEPS = _m("sweeps_total", _C, "Searches of a journal for leases that have expi
 REAPED = _m("leases_reaped_total", _C, "Expired leases, of any agent, that sweeps have ended.", "upstream")
 UNENDED = _m("leases_unended", _G, "Expired leases, of any agent, that the newest sweep could not end.", "upstream")
 STRANGERS = _m("strangers", _G, "Members of the marker group without a live row in the journal.", "upstream")
+JOURNAL = _m("journal_leases", _G, "Leases of any agent, as the newest sweep found them.", "upstream", "role", "state")
 CERTIFICATE = _m("certificate_expiry_timestamp_seconds", _G, "When it ends, Unix time.", "upstream", "certificate")
 # -- files ------------------------------------------------------------------------------------------------------------
 RENDERS = _m("renders_total", _C, "Files rendered and, where they changed, written.", "path", "outcome")
@@ -57,5 +58,8 @@ DENIALS = _m("denials_total", _C, "Requests of callers that are not on the role'
 CONNECTIONS = _m("connections", _G, "Open connections.", "listener")
 REFUSED = _m("requests_refused_total", _C, "Requests and connections that break a limit.", "listener", "status")
 FAULTS = _m("faults_total", _C, "Requests that a bug of ours left without an answer.", "listener")
+# -- the audit log ----------------------------------------------------------------------------------------------------
+AUDIT_LINES = _m("audit_lines_total", _C, "Lines for the audit log.", "outcome")
+AUDIT_FAILING = _m("audit_failing", _G, "Whether the audit log cannot be written.")
 
 ALL: tuple[Metric, ...] = tuple(value for value in vars().values() if isinstance(value, Metric))

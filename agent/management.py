@@ -1,9 +1,10 @@
 """What operators are told and may ask: puts desk, journals and audit log together for one agent."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agent import catalogue
 from agent.api.leases import Holdings
 from agent.audit import Audit
 from agent.clock import Clock
@@ -13,6 +14,7 @@ from agent.leases.desk import Booked, Desk, Shelf
 from agent.leases.lease import Lease
 from agent.leases.observed import Call
 from agent.leases.schedule import CALL_DEADLINE
+from agent.meters import Family
 from agent.parts import Parts
 from agent.trail import Trail, sink_of
 
@@ -109,6 +111,13 @@ class Management:
                 journals[name] = {**_tallied(sweeper.tallies), "swept_ago": round(now - sweeper.swept_at, 1)}
                 roles.update({f"{name}: {role}": row for role, row in found.items()})
         return {"journals": journals, "journals_by_role": roles, **self._audited()}
+
+    def families(self) -> Iterator[Family]:
+        """How the audit log is doing, as metrics; without values where none is kept."""
+        account = None if self._audit is None else self._audit.account
+        lines = () if account is None else (("written", account.written), ("lost", account.lost))
+        yield catalogue.AUDIT_LINES.of(((outcome,), count) for outcome, count in lines)
+        yield catalogue.AUDIT_FAILING.of([] if account is None else [((), bool(account.error))])
 
     def _audited(self) -> dict[str, Any]:
         if self._audit is None:

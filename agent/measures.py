@@ -7,6 +7,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from agent import __version__, catalogue, errors
 from agent.api.health import Probes
@@ -220,6 +221,20 @@ class Measures:
         yield catalogue.REAPED.of(((name,), each.reaped) for name, each in sweeps.items())
         yield catalogue.UNENDED.of(((name,), each.unended) for name, each in sweeps.items())
         yield catalogue.STRANGERS.of(((name,), each.strangers) for name, each in sweeps.items())
+        yield catalogue.JOURNAL.of(
+            ((name, tally.role, state), count)
+            for name, sweeper in self._parts.sweepers.items()
+            for tally in sweeper.tallies
+            if tally.role in self._policies  # a journal may hold roles of other agents, as many as they like
+            for state, count in (("active", tally.active), ("overdue", tally.overdue))
+        )
+
+    def upstreams(self) -> list[dict[str, Any]]:
+        """How each upstream is doing, for JSON."""
+        return [
+            {"name": name, "circuit": circuit.state, "healthy": circuit.state == "closed"}
+            for name, circuit in self._parts.circuits.items()
+        ]
 
     def _files(self) -> Iterator[Family]:
         counts = [] if self._parts.files is None else self._parts.files.counts()

@@ -11,6 +11,9 @@ from agent.api.health import Probes
 from agent.app import App
 from agent.clock import SystemClock
 from agent.config.model import Agent, Config, Duration, HealthListener, Listener, PostgreSQL, Role
+from agent.engines.postgres.journal import Tally
+from agent.engines.postgres.sweeping import Swept
+from agent.errors import Unavailable
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
 from agent.leases.circuit import Circuit
 from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
@@ -19,6 +22,7 @@ from agent.leases.schedule import Policy
 from agent.measures import CallMeter, Measures, Vitals
 from agent.meters import Distribution, Labels
 from agent.parts import Parts
+from agent.sweeper import Sweeper
 from agent.translate import certificates_of
 from tests.fakes import FakeClock, FakeEngine, settle
 
@@ -180,6 +184,49 @@ async def test_an_upstream_that_cannot_be_reached_degrades_the_agent(clock: Fake
     async with scene.circuit.turn():
         pass
     assert not scene.measures.degraded
+
+
+class FakeJournal:
+    """An engine whose sweeps find what a test wants."""
+
+    def __init__(self) -> None:
+        self.found: Swept | Exception = Swept(reaped=0, failed=(), strangers=0)
+
+    async def sweep(self) -> Swept:
+        """See PostgresEngine."""
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+async def test_what_sweeps_find_is_told_of_our_own_roles_alone(clock: FakeClock) -> None:
+    """R003-091; a journal may be full of other agents' roles, and each would be a series."""
+    scene, journal = Scene(clock), FakeJournal()
+    sweeper = Sweeper(
+        UPSTREAM,
+        journal,  # type: ignore[arg-type]
+        scene.circuit,
+        clock,
+        10.0,
+        expired=lambda ids: None,
+    )
+    scene.parts.sweepers[UPSTREAM] = sweeper
+    running = asyncio.ensure_future(sweeper.run())
+    tallies = (Tally(role=ROLE, active=3, overdue=2), Tally(role="database/creds/theirs", active=9))
+
+    journal.found = Swept(reaped=1, failed=("one",), strangers=4, due=3, tallies=tallies)
+    await clock.advance(20)
+    journal.found = Unavailable("away", unreachable=True)
+    await clock.advance(10)
+
+    assert [scene.value("sweeps_total", UPSTREAM, outcome) for outcome in ("ok", "failed")] == [2, 1]
+    assert scene.value("leases_reaped_total", UPSTREAM) == 2
+    assert scene.value("leases_unended", UPSTREAM) == 2
+    assert scene.value("strangers", UPSTREAM) == 4
+    assert [scene.value("journal_leases", UPSTREAM, ROLE, state) for state in ("active", "overdue")] == [3, 2]
+    assert scene.value("journal_leases", UPSTREAM, "database/creds/theirs", "active") is None
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_late_timer_is_the_loops_lag(clock: FakeClock) -> None:

@@ -1,5 +1,6 @@
 """`/v1/sys/leases` of a running agent: readers look, operators end leases for good."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import RunAgent
-from tests.acceptance.harness import Agent, Answer, as_uid, eventually, log_in
+from tests.acceptance.harness import Agent, Answer, Program, as_uid, eventually, log_in
 from tests.acceptance.scenes import ROLE, document, leased, place_of, role_of
 from tests.fix_postgres import Database, StartCluster, create_database
 
@@ -187,3 +188,29 @@ def test_a_role_whose_leases_pile_up_is_named_once(run_agent: RunAgent, database
     assert not eventually(lambda: len(agent.logged("leases-pile-up")) > 1, within=2.5)
     (line,) = agent.logged("leases-pile-up")
     assert (line["role"], line["count"]) == (ROLE, 6)
+
+
+def test_the_commands_ask_the_agent(agent: Agent, database: Database, place: Path, started: list[Program]) -> None:
+    """R000-034, R003-056, R003-062, R000-036: leases, stats and revoke."""
+
+    def command(*argv: str) -> Program:
+        program = Program([*argv, "-s", str(agent.socket)], place)
+        started.append(program)
+        program.wait()
+        return program
+
+    held, other = agent.read(ROLE), agent.read(OTHER)
+
+    listed = json.loads(command("leases", "--json").stdout)
+    stats = json.loads(command("stats", "--json").stdout)
+    table = command("stats")
+    one = command("revoke", held.lease_id, "--yes")
+    below = command("revoke", "--prefix", OTHER, "--yes")
+
+    assert {row["lease_id"] for row in listed["leases"]} == {held.lease_id, other.lease_id}
+    assert {row["owner"] for row in listed["leases"]} == {"web-0"}
+    assert (stats["active"], stats["by_role"][ROLE]["active"]) == (2, 1)
+    assert (table.code, table.stderr) == (0, "")
+    assert (one.code, one.stdout) == (below.code, below.stdout) == (0, "revoked 1\n"), one.stderr + below.stderr
+    assert login_fails(database, held)
+    assert login_fails(database, other)

@@ -224,6 +224,7 @@ class Role:
         renewal_statements: SQL in place of `ALTER ROLE … VALID UNTIL`.
         revocation_statements: SQL run before the default revocation.
         rollback_statements: SQL run after a failed creation, beyond the transaction's own rollback.
+        connection_limit: sessions that one lease's user may have at once; None means as many as the server has.
         password_length: characters.
         password_alphabet: "alnum" (62) or "base64" (64).
         password_bits: at least this much entropy; lengthens the password where needed.
@@ -257,6 +258,7 @@ class Role:
     renewal_statements: tuple[str, ...] = ()
     revocation_statements: tuple[str, ...] = ()
     rollback_statements: tuple[str, ...] = ()
+    connection_limit: int | None = None
     password_length: int = 32
     password_alphabet: Literal["alnum", "base64"] = "alnum"  # noqa: S105 - names an alphabet
     password_bits: int | None = None

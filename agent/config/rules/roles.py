@@ -73,7 +73,7 @@ def mistakes(config: Config, *, short: bool) -> Iterator[Problem]:
         yield from _readers(place, role)
         yield from _targets(place, role)
         yield from _rights(place, role, config.postgresql.get(role.upstream))
-        yield from _password(place, role)
+        yield from _bounds_of_users(place, role)
 
 
 def _name(place: Path, name: str, role: Role) -> Iterator[Problem]:
@@ -183,9 +183,10 @@ def _rights(place: Path, role: Role, server: PostgreSQL | None) -> Iterator[Prob
                 yield (*place, key, n), "is empty; write a statement, or leave it out"
 
 
-def _password(place: Path, role: Role) -> Iterator[Problem]:
+def _bounds_of_users(place: Path, role: Role) -> Iterator[Problem]:
     yield from shapes.count((*place, "password_length"), role.password_length, 16, 128)
     yield from shapes.count((*place, "password_bits"), role.password_bits, 1, 512)
+    yield from shapes.count((*place, "connection_limit"), role.connection_limit, 1, 100_000)
 
 
 def warnings(config: Config) -> Iterator[Problem]:

@@ -74,13 +74,15 @@ async def _create(conn: Connection, recipe: Recipe, values: Values, expires: flo
         await run(conn, recipe.creation, values, key="creation_statements", where=where)
         if await users.look(conn, values.name, marker) is None:
             raise Refused(Forbidden(f"{where}: creation_statements made no role called {{{{name}}}}"))
-        for joined in (marker, group):
-            if joined is not None:
-                await users.join(conn, values.name, joined)
+        if group is not None:
+            await users.join(conn, values.name, group)
     else:
-        await users.create(conn, values.name, verifier=values.password, expires=expires, marker=marker, group=group)
+        await users.create(conn, values.name, verifier=values.password, expires=expires, group=group)
+    await users.mark(conn, values.name, marker)
     if group is not None:
         await users.act_as(conn, values.name, group)
+    if recipe.role.connection_limit is not None:
+        await users.bound(conn, values.name, recipe.role.connection_limit)
 
 
 async def run(conn: Connection, statements: Sequence[Statement], values: Values, *, key: str, where: str) -> None:

@@ -111,19 +111,31 @@ async def look(conn: Connection, name: str, marker: str) -> User | None:
     return None if found is None else User(**dict(zip(User.__dataclass_fields__, found, strict=True)))
 
 
-async def create(conn: Connection, name: str, *, verifier: str, expires: float, marker: str, group: str | None) -> None:
+async def create(conn: Connection, name: str, *, verifier: str, expires: float, group: str | None) -> None:
     """The default way to make a user: its rights come from its group."""
-    groups = [sql.Identifier(one_of) for one_of in (marker, group) if one_of is not None]
-    await conn.execute(
-        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(
-            sql.Identifier(name), sql.Literal(verifier), sql.Literal(iso(expires)), sql.SQL(", ").join(groups)
-        )
+    statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {}").format(
+        sql.Identifier(name), sql.Literal(verifier), sql.Literal(iso(expires))
     )
+    await conn.execute(statement + (sql.SQL(" IN ROLE {}").format(sql.Identifier(group)) if group else sql.SQL("")))
 
 
 async def join(conn: Connection, name: str, group: str) -> None:
-    """Make the user a member of `group`."""
+    """Make the user a member of `group`, with its rights."""
     await conn.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(name)))
+
+
+async def mark(conn: Connection, name: str, marker: str) -> None:
+    """Make the user a member of the marker group; from PostgreSQL 16 on, one that cannot act as it.
+
+    As it, a user could own what every other lease user may then change, and prepare transactions that are nobody's.
+    """
+    in_name_only = " WITH INHERIT FALSE, SET FALSE" if conn.pgconn.server_version >= 160000 else ""
+    await conn.execute(sql.SQL("GRANT {} TO {}" + in_name_only).format(sql.Identifier(marker), sql.Identifier(name)))
+
+
+async def bound(conn: Connection, name: str, sessions: int) -> None:
+    """Let the user have at most that many sessions at once."""
+    await conn.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(name), sql.Literal(sessions)))
 
 
 async def act_as(conn: Connection, name: str, group: str) -> None:

@@ -227,6 +227,10 @@ RULES: dict[str, tuple[str, str]] = {
         document(more_role="password_length = 129"),
         f"{ROLE_PATH}.password_length: 129 is out of range; 16 to 128",
     ),
+    "no sessions at all": (
+        document(more_role="connection_limit = 0"),
+        f"{ROLE_PATH}.connection_limit: 0 is out of range; 1 to 100000",
+    ),
     "too many bits": (
         document(more_role="password_bits = 513"),
         f"{ROLE_PATH}.password_bits: 513 is out of range; 1 to 512",

@@ -68,9 +68,7 @@ class Ending:
         self._connections = connections
         self._recipes = recipes
         self._clock = clock
-        self._sticking = Sticking(
-            config, upstream=upstream, journal=journal, connections=connections, recipes=recipes, clock=clock
-        )
+        self._sticking = Sticking(config, upstream=upstream, journal=journal, connections=connections, clock=clock)
         self._reported: set[str] = set()
         self._defaulted: set[str] = set()
 

@@ -1,9 +1,10 @@
-"""Who gets what a lease user owned: its role's group, or a role of ours that nobody is.
+"""Who gets what a lease user owned: its role's group, or a role of ours that nobody is. Also: acting as such a role.
 
 Never the agent's own login: a function the user made SECURITY DEFINER would from then on run with CREATEROLE.
 """
 
 import contextlib
+from collections.abc import AsyncIterator
 
 import psycopg
 from psycopg import sql
@@ -42,6 +43,33 @@ async def heir(conn: Connection, group: str | None, where: str) -> str:
             )
         )
     return ORPHANED
+
+
+_SHARED = """
+SELECT pg_has_role(%(user)s, r.oid, 'MEMBER')
+  AND NOT (r.rolcanlogin OR EXISTS (SELECT FROM reached JOIN powers USING (oid))),
+  pg_has_role(r.oid, 'USAGE')
+FROM pg_roles r WHERE r.rolname = %(name)s
+"""
+
+
+@contextlib.asynccontextmanager
+async def lent(conn: Connection, name: str, *, user: str) -> AsyncIterator[bool]:
+    """Let our login have the rights of the role `name` for this block; yields whether it has them.
+
+    Only if `user` can act as that role, and nobody logs in as it. Outside a transaction.
+    """
+    found = await (await conn.execute(REACHED + _SHARED, {"name": name, "user": user})).fetchone()
+    fit_for_it, ours = found or (False, False)
+    if not fit_for_it or ours:
+        yield fit_for_it
+        return
+    await take_rights(conn, name)
+    try:
+        yield True
+    finally:
+        if not conn.closed:
+            await conn.execute(sql.SQL("REVOKE {} FROM CURRENT_USER").format(sql.Identifier(name)))
 
 
 async def _exists(conn: Connection, name: str) -> bool:

@@ -1,13 +1,13 @@
 """Making a change to an ending user's role stick, although the user, or somebody else, holds the role.
 
 A role is held by a transaction that has changed it and not ended. An open one of the user's ends with its sessions; a
-prepared one has none, and is rolled back where it is the user's or its group's (docs/adr/0006). What neither helps
-against is named.
+prepared one has none, and is rolled back where it is the user's or that of a group it is in (docs/adr/0006). What
+neither helps against is named.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import psycopg
 
@@ -17,10 +17,9 @@ from agent.config.model import PostgreSQL
 from agent.engines.postgres import prepared, users
 from agent.engines.postgres.connections import Connection, Connections, transaction
 from agent.engines.postgres.errors import Refused
-from agent.engines.postgres.heirs import fit
+from agent.engines.postgres.heirs import lent
 from agent.engines.postgres.journal import Journal, Row
 from agent.engines.postgres.prepared import InTheWay
-from agent.engines.postgres.recipe import Recipe
 from agent.engines.postgres.users import User
 from agent.errors import Forbidden, Unavailable, UpstreamError
 from agent.log import Event
@@ -63,14 +62,12 @@ class Sticking:
         upstream: str,
         journal: Journal,
         connections: Connections,
-        recipes: Mapping[str, Recipe],
         clock: Clock,
     ) -> None:
         self._config = config
         self._upstream = upstream
         self._journal = journal
         self._connections = connections
-        self._recipes = recipes
         self._clock = clock
 
     async def stick(self, conn: Connection, row: Row, change: Change, where: str, so_far: str, *, reap: bool) -> bool:
@@ -141,31 +138,32 @@ class Sticking:
                 await prepared.watch(watcher, pid, seen, self._clock)
 
     async def _rolled_back(self, conn: Connection, row: Row, seen: InTheWay, where: str) -> bool:
-        """Whether what was in the way was a prepared transaction of the user or its group, and is gone."""
+        """Whether what was in the way was a prepared transaction of the user or a group of its, and is gone."""
         found = seen.prepared
         if found is None or not found.dbname:
             return False
         try:
-            if not await self._may_act_as(conn, row, found.owner, where):
-                return False
-            async with self._connections.elsewhere(found.dbname) as there:
-                await prepared.roll_back(there, found)
+            async with self._acting_as(conn, row, found.owner, where) as may:
+                if not may:
+                    return False
+                async with self._connections.elsewhere(found.dbname) as there:
+                    await prepared.roll_back(there, found)
         except (psycopg.Error, UpstreamError):
             return False
         said = f"{where}: rolled back prepared transaction {found}, which held its role"
         _log.warning(Event.UPSTREAM, upstream=self._upstream, role=row.role, warning=said)
         return True
 
-    async def _may_act_as(self, conn: Connection, row: Row, owner: str, where: str) -> bool:
-        """Whether `owner` is the user or the group that its sessions act as; our login has its rights then."""
-        recipe = self._recipes.get(row.role)
-        if recipe is not None and owner == recipe.role.group:
-            return await fit(conn, owner)
+    @contextlib.asynccontextmanager
+    async def _acting_as(self, conn: Connection, row: Row, owner: str, where: str) -> AsyncIterator[bool]:
+        """Let our login act as the user, or as a group that the user's sessions can act as; yields whether it may."""
         if owner != row.username:
-            return False
+            async with lent(conn, owner, user=row.username) as may:
+                yield may
+            return
         async with transaction(conn):
             user = await guarded(conn, row, self._config, where)
             if user is not None and not user.ours:
                 await users.wait_at_most(conn, _LOCK_WAIT)
                 await users.take_rights(conn, owner)
-        return True
+        yield True

@@ -98,6 +98,13 @@ class Site:
         )
         return {name for (name,) in found}
 
+    def memberships(self) -> list[tuple[Any, ...]]:
+        """Every membership of the server: role, member, and who may pass it on."""
+        return self.database.execute(
+            "SELECT r.rolname, u.rolname, m.admin_option FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
+            " JOIN pg_roles u ON u.oid = m.member ORDER BY 1, 2, 3"
+        )
+
     def as_admin(self, *statements: str) -> None:
         """Run statements as the engine's login: what it grants, it can take back."""
         with superuser(self.database.cluster, self.database.dbname) as conn:

@@ -42,14 +42,16 @@ def prepared(site: Site) -> list[str]:
 OWN_PASSWORD = "ALTER ROLE CURRENT_USER PASSWORD 'own'"
 
 
-@pytest.mark.parametrize("prepared_as", ["itself", "its group"])
+@pytest.mark.parametrize("prepared_as", ["itself", "its group", "the marker group"])
 async def test_one_that_keeps_the_user_able_to_log_in_is_rolled_back(any_site: Site, prepared_as):
+    if prepared_as == "the marker group" and any_site.database.cluster.major >= 16:
+        pytest.skip("from PostgreSQL 16 on no user can act as the marker group: test_tenant_powers")
+    owner = {"its group": any_site.database.group, "the marker group": "leasehold_lease"}.get(prepared_as)
     engine = any_site.engine()
     grant, other = await engine.issue(ROLE, fresh()), await engine.issue(ROLE, fresh())
     session = any_site.log_in(grant)
-    prepare(
-        any_site, grant, OWN_PASSWORD, gid="it''s", owner=None if prepared_as == "itself" else any_site.database.group
-    )
+    memberships = any_site.memberships()
+    prepare(any_site, grant, OWN_PASSWORD, gid="it''s", owner=owner)
     prepare(any_site, other, "SELECT 1", gid="innocent", owner=any_site.database.group)
 
     with structlog.testing.capture_logs() as lines:
@@ -57,6 +59,7 @@ async def test_one_that_keeps_the_user_able_to_log_in_is_rolled_back(any_site: S
 
     assert not any_site.exists(grant)
     assert prepared(any_site) == ["innocent"]
+    assert any_site.memberships() == [one for one in memberships if username(grant) not in one]
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
     (said,) = [str(line["warning"]) for line in lines if "prepared" in str(line.get("warning"))]

@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 
 # Requests sent ahead while an answer is awaited; whoever sends more gets these answered, then the end.
 _MOST_AHEAD = 512
+# Seconds; no answer takes as long, not even that of a reader who waits for a role's first attempt.
+_LONGEST_ANSWER = 30.0
 _LATE = Refused(408, "the request did not arrive in time")
 
 
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
         "_heard_all",
         "_idle_at",
         "_inner",
+        "_inner_at",
         "_inner_busy",
         "_last_word",
         "_leaving_at",
@@ -77,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Task[Any] | None = None
         self._inner: asyncio.Protocol | None = None
         self._inner_busy = 0  # requests handed in and not yet answered
+        self._inner_at = 0.0  # when it last took one or answered one
         self._heard_all = False  # the client sends no more
         self._ended = False  # nothing more is read: what is due is answered, then the connection ends
         self._last_word: Response | None = None  # said before it ends
@@ -218,12 +222,13 @@ class Connection(asyncio.Protocol):
 
     def _hand_in(self, inner: asyncio.Protocol, request: Request) -> None:
         self._inner_busy += 1
+        self._inner_at = self._asked_at
         inner.data_received(request.canonical())
 
     def inner_answered(self) -> None:
         """The inner protocol has written its answer to one request."""
         self._inner_busy -= 1
-        self._idle_at = self._listener.clock.now()
+        self._idle_at = self._inner_at = self._listener.clock.now()
         self._settle()
 
     @property
@@ -326,6 +331,10 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._blocked_at is not None:
             if now - self._blocked_at >= config.idle_timeout:
+                self.abort()
+        elif self._inner_busy:
+            if now - self._inner_at >= _LONGEST_ANSWER:
+                self._listener.fault(TimeoutError())
                 self.abort()
         elif not self._busy:
             self._sweep_idle(now)

@@ -100,6 +100,9 @@ class Framer:
             raise Refused(400, "this is not a well-formed HTTP/1.1 request")
         if self._head > self._max_header:
             raise self._too_large()
+        if self._parser.get_method() == b"CONNECT":
+            # Nothing behind us answers it: aiohttp takes it for a switch to another protocol, and falls silent.
+            raise Refused(400, "this is no proxy")
         if request.target[:1] != b"/" and origin_form(request.target) is None:
             raise Refused(400, "the request's target has no path")
         if request.headers:

@@ -229,6 +229,8 @@ MALFORMED = {
     "lower-case method": b"get /canary HTTP/1.1\r\n\r\n",
     "no path": b"OPTIONS * HTTP/1.1\r\n\r\n",
     "a host": b"CONNECT canary:443 HTTP/1.1\r\n\r\n",
+    "a proxy's path": b"CONNECT /canary HTTP/1.1\r\n\r\n",
+    "a proxy's address": b"CONNECT http://canary/ HTTP/1.1\r\n\r\n",
     "another scheme": b"GET ftp://canary/x HTTP/1.1\r\n\r\n",
     "relative path": b"GET canary HTTP/1.1\r\n\r\n",
     "not UTF-8": b"GET /canary%ff HTTP/1.1\r\n\r\n",

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from agent.api.access import Peer
+from agent.api.listener import Listener
+from agent.api.wire import Request
 from agent.config.model import Duration, Mode
 from agent.leases.cache import Phase
 from agent.log import Event
-from tests.fakes import settle
+from tests.fakes import FakeClock, settle
 from tests.fix_loop import complaints
 from tests.unit.api.world import READ, ROLE, Client, World, ask_as, get, request
 
@@ -77,6 +80,42 @@ async def test_who_is_refused_after_having_said_all_is_not_waited_for(world: Wor
     assert said.startswith(b"HTTP/1.1 200 OK")
     assert b"HTTP/1.1 400 " in said
     assert again.status == 200
+
+
+class Silent(asyncio.Protocol):
+    """Takes requests and never answers."""
+
+
+async def test_an_answer_that_never_comes_is_not_waited_for_for_ever(
+    world: World, clock: FakeClock, lines: Sequence[MutableMapping[str, Any]]
+) -> None:
+    """Found by fuzzing: aiohttp fell silent at some requests, and their connections were counted for good."""
+
+    class NobodysDesk:
+        def answer(self, request: Request, peer: Peer, now: float) -> None:
+            return None
+
+    async def make_inner() -> type[Silent]:
+        return Silent
+
+    listener = Listener(world.config, desk=NobodysDesk(), clock=clock, make_inner=make_inner)
+    server = await asyncio.get_running_loop().create_unix_server(listener, path=str(world.path))
+    timekeeper = asyncio.create_task(listener.keep_time())
+    async with world.client() as client:
+        client.send(READ)
+        client.writer.write_eof()
+        await asyncio.sleep(0.05)
+        await clock.advance(29.0)
+        before = client.reader.at_eof()
+        await clock.advance(3.0)
+        assert await client.end() == b""
+
+    timekeeper.cancel()
+    await asyncio.gather(timekeeper, return_exceptions=True)
+    server.close()
+    await listener.wind_down(0.0)
+    assert not before
+    assert [line["error"] for line in lines if line["event"] == Event.HANDLER_FAILED] == ["TimeoutError"]
 
 
 @pytest.fixture

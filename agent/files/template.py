@@ -175,7 +175,8 @@ def _template_mistakes(sandbox: "Sandbox", tree: "nodes.Template", roles: tuple[
     found.optimizer = None  # see Sandbox
     found.visit(tree)
     undeclared = found.undeclared_identifiers - set(sandbox.globals)
-    lines = {node.name: node.lineno for node in reversed([*tree.find_all((nodes.Name, nodes.NSRef))])}
+    lines = {node.name: node.lineno for node in tree.find_all(nodes.NSRef)}
+    lines |= {node.name: node.lineno for node in reversed([*tree.find_all(nodes.Name)])}
     return mistakes + [f"line {lines[name]}: '{name}' is undefined" for name in sorted(undeclared)]
 
 

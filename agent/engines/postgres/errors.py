@@ -143,7 +143,7 @@ _SERVER_SAYS = (
 )
 _LIBRARY_SAYS = (
     ("auth-method", r"authentication method requirement|server did not complete authentication|channel binding"),
-    ("no-password", r"no password supplied|private key file|certificate file"),
+    ("no-password", r"no password supplied|private key file|(?<!root )certificate file"),
     (
         "tls",
         r"does not support SSL|certificate verify failed|root certificate|does not match host name|SSL error|sslmode",

@@ -135,6 +135,8 @@ HEAD = 'connection failed: connection to server at "127.0.0.1", port 5432 failed
         (HEAD + 'authentication method requirement "scram-sha-256" failed: server requested MD5', "auth-method"),
         (HEAD + "server does not support SSL, but SSL was required", "tls"),
         (HEAD + "SSL error: certificate verify failed", "tls"),
+        (HEAD + 'root certificate file "/ca.pem" does not exist', "tls"),
+        (HEAD + 'could not open certificate file "/client.pem": No such file or directory', "no-password"),
     ],
 )
 def test_the_text_of_a_refused_login_is_understood(text, code):

@@ -1,6 +1,6 @@
 """Who is there now: the lease users with their ends and sessions, and what their groups may do (R003-109).
 
-The two questions of somebody at 3 a.m. The statements are fit for psql as well; they stand in docs/engine.md.
+The two questions of somebody at 3 a.m.; docs/runbook.md has statements for psql that answer them as well.
 """
 
 from collections.abc import Mapping

@@ -130,6 +130,9 @@ class Facts:
     journal: Journal
 
 
+# It lets the login in when ordinary connections have run out, which the runbook advises, and does nothing else.
+_HARMLESS = ("pg_use_reserved_connections",)
+
 _LOGIN = """
 SELECT me.rolsuper, me.oid = 10, me.rolcreaterole, me.rolcreatedb, me.rolreplication, me.rolbypassrls, me.rolconnlimit,
   CASE WHEN isfinite(me.rolvaliduntil) THEN extract(epoch FROM me.rolvaliduntil - clock_timestamp())::float8 END,
@@ -233,7 +236,7 @@ async def read(conn: Connection, config: PostgreSQL, groups: Mapping[str, Sequen
     version = conn.pgconn.server_version
     names = [config.marker_group, *groups]
     found = await _groups(conn, names)
-    ours = {"ours": [*names, ORPHANED], "marker": config.marker_group}
+    ours = {"ours": [*names, ORPHANED, *_HARMLESS], "marker": config.marker_group}
     acts_as = _ACTS_AS.format(_RIGHTS_16 if version >= 160000 else "")
     return Facts(
         version=version,

@@ -22,8 +22,7 @@ _T = TypeVar("_T")
 
 # Requests sent ahead while an answer is awaited; whoever sends more gets these answered, then the end.
 _MOST_AHEAD = 512
-# Seconds; no answer takes as long, not even that of a reader who waits for a role's first attempt.
-_LONGEST_ANSWER = 30.0
+_LONGEST_ANSWER = 30.0  # seconds that no answer takes, not even to a reader who waits for a role's first attempt
 _LATE = Refused(408, "the request did not arrive in time")
 
 
@@ -327,20 +326,23 @@ class Connection(asyncio.Protocol):
         if self._leaving_at is None and self._transport.is_closing():
             self._leaving_at = now
         if self._leaving_at is not None:
-            if now - self._leaving_at >= config.request_timeout:
-                self.abort()
+            late = now - self._leaving_at >= config.request_timeout
         elif self._blocked_at is not None:
-            if now - self._blocked_at >= config.idle_timeout:
-                self.abort()
+            late = now - self._blocked_at >= config.idle_timeout
         elif self._inner_busy:
-            if now - self._inner_at >= _LONGEST_ANSWER:
+            late = now - self._inner_at >= _LONGEST_ANSWER
+            if late:
                 self._listener.fault(TimeoutError())
-                self.abort()
-        elif not self._busy:
+        else:
+            late = False
             self._sweep_idle(now)
+        if late:
+            self.abort()
 
     def _sweep_idle(self, now: float) -> None:
         config = self._listener.config
+        if self._busy:
+            return
         if self._begun_at is not None:
             if now - self._begun_at >= config.request_timeout:
                 self._refuse(_LATE)

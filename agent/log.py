@@ -64,6 +64,7 @@ class Event(StrEnum):
     BAD_REQUEST = "bad-request"
     ROTATE_ASKED = "rotate-asked"
     REVOKE_ASKED = "revoke-asked"
+    SOCKET_LOST = "socket-lost"
     HANDLER_FAILED = "handler-failed"
     HOOK_FAILED = "hook-failed"
     STATE_FAILED = "state-failed"

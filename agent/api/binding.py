@@ -44,6 +44,15 @@ class Binding:
     def __repr__(self) -> str:
         return f"Binding({self.path})"
 
+    def astray(self) -> str:
+        """Why the path no longer leads here, for people; "" while it does."""
+        try:
+            found = self.path.lstat()
+        except OSError as error:
+            return f"{self.path}: {error.strerror}"
+        ours = (found.st_dev, found.st_ino) == self._identity
+        return "" if ours else f"{self.path} is something else now"
+
     def release(self) -> None:
         """Close the socket and remove its path, unless another has taken it since."""
         self.sock.close()

@@ -20,11 +20,14 @@ from agent.leases.cache import LeaseCache
 from agent.log import Event
 from agent.meters import Family
 from agent.offload import in_daemon_thread
+from agent.tasks import leaves
 
 if TYPE_CHECKING:
     from agent.api.routes import Inner, Routes
 
 _log = log.get(__name__)
+
+_LOOK = 5.0  # seconds between two looks at the socket's path
 
 
 class Server:
@@ -108,10 +111,23 @@ class Server:
 
     async def _keep_time(self) -> None:
         try:
-            await self._listener.keep_time()
-        except Exception as bug:
-            self._listener.fault(bug)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listener.keep_time(), name="connections")
+                group.create_task(self._keep_path(), name="path")
+        except* Exception as bugs:
+            for bug in leaves(bugs):
+                self._listener.fault(bug)
             raise
+
+    async def _keep_path(self) -> None:
+        """Say once when the socket's path no longer leads here: nobody who connects from then on is served."""
+        said = ""
+        while self._binding is not None:
+            wrong = await in_daemon_thread(self._binding.astray)
+            if wrong and wrong != said:
+                _log.error(Event.SOCKET_LOST, socket=self._config.address, reason=f"{wrong}: restart the agent")
+            said = wrong
+            await self._clock.sleep(_LOOK)
 
     async def _make_inner(self) -> InnerFactory:
         # 100 ms of imports, in a thread: the reads that are known go on meanwhile.

@@ -1,0 +1,40 @@
+"""The socket's path while the agent runs: who removes or replaces it is noticed, since no reader gets through then."""
+
+import asyncio
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import pytest
+
+from agent.log import Event
+from tests.fakes import FakeClock
+from tests.unit.api.world import World
+
+
+async def looked(clock: FakeClock) -> None:
+    """A look at the path is work of a thread, which a moved clock does not wait for."""
+    await clock.advance(6.0)
+    await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+async def test_a_path_that_leads_elsewhere_is_said_once(
+    world: World, clock: FakeClock, lines: Sequence[MutableMapping[str, Any]], planted: bool
+) -> None:
+    world.publish()
+    async with world.serving(), world.client() as before:
+        await looked(clock)
+        quiet = [line for line in lines if line["event"] == Event.SOCKET_LOST]
+        world.path.unlink()
+        if planted:
+            world.path.write_text("planted")
+        for _ in range(3):
+            await looked(clock)
+        answer = await before.ask()
+
+    assert quiet == []
+    (line,) = [line for line in lines if line["event"] == Event.SOCKET_LOST]
+    assert str(world.path) in line["reason"]
+    assert "restart the agent" in line["reason"]
+    assert answer.status == 200
+    assert world.path.exists() == planted

@@ -1,4 +1,4 @@
-"""The agent, with a loop that gets stuck when it is told to: SIGUSR1 blocks it for six seconds, as a bug would.
+"""The agent, with a loop that gets stuck when it is told to: SIGRTMIN blocks it for six seconds, as a bug would.
 
 Stopping the process from outside (SIGSTOP) would be another thing: here everything but the loop goes on.
 """
@@ -15,5 +15,5 @@ def _block(number: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, _block)
+    signal.signal(signal.SIGRTMIN, _block)
     sys.exit(main(sys.argv[1:]))

@@ -232,6 +232,7 @@ def test_two_agents_cannot_share_a_health_port(run_agent: RunAgent, place: Path,
     assert not (place / "second.sock").exists()
 
 
+@pytest.mark.timeout(150)
 def test_a_database_that_is_away_shows_and_so_do_the_leases_that_it_keeps(
     run_agent: RunAgent, place: Path, own_cluster: StartCluster, tmp_path: Path
 ) -> None:

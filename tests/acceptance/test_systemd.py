@@ -16,11 +16,14 @@ import pytest
 
 from tests.acceptance.conftest import RunAgent
 from tests.acceptance.harness import Agent, eventually
+from tests.acceptance.others import REPOSITORY
 from tests.acceptance.scenes import ROLE, document
 from tests.acceptance.walled import UNKNOWN
 from tests.fix_postgres import Database, StartCluster, create_database
 
-UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "leasehold.service"
+UNIT = REPOSITORY / "deploy" / "systemd" / "leasehold.service"
+HERE = {"PYTHONPATH": str(REPOSITORY)}
+"""What a process needs to find modules of these tests."""
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
 
 
@@ -59,6 +62,14 @@ def manager(request: pytest.FixtureRequest, place: Path) -> Iterator[Manager]:
     one.close()
 
 
+@pytest.fixture
+def listening(place: Path) -> Iterator[Manager]:
+    """A service manager on a path."""
+    one = Manager(str(place / "notify"))
+    yield one
+    one.close()
+
+
 def test_a_service_is_ready_with_its_credential_gives_signs_of_life_and_says_that_it_stops(
     run_agent: RunAgent, place: Path, database: Database, manager: Manager
 ) -> None:
@@ -80,43 +91,41 @@ def test_a_service_is_ready_with_its_credential_gives_signs_of_life_and_says_tha
 
 
 def test_a_service_without_its_credential_is_alive_and_not_ready(
-    run_agent: RunAgent, place: Path, own_cluster: StartCluster, tmp_path: Path
+    run_agent: RunAgent, place: Path, own_cluster: StartCluster, tmp_path: Path, listening: Manager
 ) -> None:
     """An outage of the database ends no agent: systemd hears signs of life all the while."""
     cluster = own_cluster()
-    manager = Manager(str(place / "notify"))
     told = document(place, create_database(cluster, tmp_path))
     cluster.kill()
-    run_agent(told, environment={**manager.environment, "WATCHDOG_USEC": "900000"})
+    run_agent(told, environment={**listening.environment, "WATCHDOG_USEC": "900000"})
 
-    assert eventually(lambda: "STATUS=0 of 1 roles served, degraded" in manager.hear())
-    manager.forget()
+    assert eventually(lambda: "STATUS=0 of 1 roles served, degraded" in listening.hear())
+    listening.forget()
     time.sleep(1.5)
-    heard = list(manager.hear())
+    heard = list(listening.hear())
     cluster.start()
 
     assert heard.count("WATCHDOG=1") >= 3
     assert "READY=1" not in heard
-    assert eventually(lambda: "READY=1" in manager.hear(), within=60)
-    manager.close()
+    assert eventually(lambda: "READY=1" in listening.hear(), within=60)
 
 
-def test_a_loop_that_is_stuck_gives_no_sign_of_life(run_agent: RunAgent, place: Path, database: Database) -> None:
-    manager = Manager(str(place / "notify"))
-    watched = {**manager.environment, "WATCHDOG_USEC": "900000"}
-    agent = run_agent(document(place, database), environment=watched, module=("tests.acceptance.stuck",))
-    assert eventually(lambda: manager.hear().count("WATCHDOG=1") >= 2)
+def test_a_loop_that_is_stuck_gives_no_sign_of_life(
+    run_agent: RunAgent, place: Path, database: Database, listening: Manager
+) -> None:
+    watched = {**listening.environment, "WATCHDOG_USEC": "900000"}
+    agent = run_agent(document(place, database), environment={**watched, **HERE}, module=("tests.acceptance.stuck",))
+    assert eventually(lambda: listening.hear().count("WATCHDOG=1") >= 2)
 
-    agent.send(signal.SIGUSR1)
+    agent.send(signal.SIGRTMIN)
     time.sleep(0.5)
-    manager.forget()
+    listening.forget()
     time.sleep(2.0)  # what must not happen needs a while
-    silent = list(manager.hear())
+    silent = list(listening.hear())
 
     assert silent == []
-    assert eventually(lambda: "WATCHDOG=1" in manager.hear()), "it turns again"
+    assert eventually(lambda: "WATCHDOG=1" in listening.hear()), "it turns again"
     assert eventually(lambda: _lag(agent) > 4.0), "and the metrics tell"
-    manager.close()
 
 
 def _lag(agent: Agent) -> float:
@@ -126,19 +135,17 @@ def _lag(agent: Agent) -> float:
 
 
 def test_a_program_that_the_agent_runs_does_not_speak_for_it(
-    run_agent: RunAgent, place: Path, database: Database
+    run_agent: RunAgent, place: Path, database: Database, listening: Manager
 ) -> None:
-    manager = Manager(str(place / "notify"))
     out = place / "environment"
     script = place / "hook"
     script.write_text(f"#!/bin/sh\nenv > {out}~ && mv {out}~ {out}\n")
     script.chmod(0o755)
     told = document(place, database, on_failed=[str(script)], group="no_such_group", retries=1)
-    run_agent(told, environment={**manager.environment, "WATCHDOG_USEC": "1500000"})
+    run_agent(told, environment={**listening.environment, "WATCHDOG_USEC": "1500000"})
 
     assert eventually(out.exists)
     assert not re.search("NOTIFY_SOCKET|WATCHDOG", out.read_text())
-    manager.close()
 
 
 # -- the unit ---------------------------------------------------------------------------------------------------------
@@ -171,8 +178,9 @@ def test_the_agent_works_where_no_memory_can_be_written_and_run(
     run_agent: RunAgent, place: Path, database: Database
 ) -> None:
     """MemoryDenyWriteExecute=: whatever library is loaded, at the start, for a template, for a scrape."""
-    agent = run_agent(document(place, database), module=("tests.acceptance.walled",))
-    if not eventually(lambda: agent.code is not None or agent.probe("readyz") == 200) or agent.code == UNKNOWN:
+    agent = run_agent(document(place, database), module=("tests.acceptance.walled",), environment=HERE)
+    assert eventually(lambda: agent.code is not None or agent.probe("readyz") == 200)
+    if agent.code == UNKNOWN:
         pytest.skip("this kernel has no PR_SET_MDWE; Linux 6.3 and later do")
 
     assert agent.read(ROLE).username

@@ -77,7 +77,7 @@ def _diagnosis(found: Diagnosis) -> Iterator[str]:
     if found.error:
         yield found.error
         return
-    yield f"{found.upstream}: {len(found.users)} lease users at {found.place}"
+    yield f"{found.upstream}: lease users at {found.place}: {len(found.users) or 'none'}"
     if found.users:
         head = ("USER", "STATE", "LEFT", "VALID UNTIL", "SESSIONS", "ROLE", "HOLDER")
         yield from (f"  {line}" for line in columns([head, *map(_user, found.users)]))

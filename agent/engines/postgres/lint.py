@@ -52,7 +52,8 @@ def _attributes(words: Words) -> Iterator[str]:
     """R003-066; the engine refuses such a user when it is made."""
     if words[:2] not in (["create", "role"], ["create", "user"], ["alter", "role"], ["alter", "user"]):
         return
-    named = {after for before, after in pairwise(words) if before in ("role", "group", "user")}
+    # What follows IN ROLE is a name. Behind the verb there is none, where the name stands in quotes.
+    named = {after for before, after in pairwise(words[2:]) if before in ("role", "group", "user")}
     for word in _ATTRIBUTES:
         if word in words and word not in named:
             yield f"gives {word.upper()}: the agent makes no such user"

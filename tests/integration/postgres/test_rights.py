@@ -333,7 +333,7 @@ async def test_rights_of_each_user_s_own_are_named_with_the_thing_they_fill(bare
     (finding,) = await bare.found()
 
     assert (finding.level, finding.subject) == (Level.WARNING, "table public.reports")
-    assert finding.text.startswith("1 lease users have privileges of their own on it, 2 roles in all")
+    assert finding.text.startswith("lease users with rights of their own on it: 1, of 2 roles in all")
     assert "set `group`" in finding.text
 
 

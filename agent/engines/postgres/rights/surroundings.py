@@ -115,6 +115,6 @@ def _direct_grants(estate: Estate) -> Iterator[Finding]:
         yield Finding(
             level=Level.WARNING,
             subject=plain(one.thing),
-            text=f"{one.lease_users} lease users have privileges of their own on it, {one.grantees} roles in all: "
+            text=f"lease users with rights of their own on it: {one.lease_users}, of {one.grantees} roles in all; "
             f"{near}; grant to a group instead, and set `group`",
         )

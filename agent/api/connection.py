@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Requests sent ahead while an answer is awaited; whoever sends more gets these answered, then the end.
-_MOST_AHEAD = 512
+# Requests sent ahead while an answer is awaited; whoever sends more gets these answered, then the end. Each takes up to
+# a kilobyte of ours for 20 bytes of the client's, so a user's 256 connections cost 32 MB at most.
+_MOST_AHEAD = 128
 _LONGEST_ANSWER = 30.0  # seconds that no answer takes, not even to a reader who waits for a role's first attempt
 _LATE = Refused(408, "the request did not arrive in time")
 
@@ -78,8 +79,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._waiting: asyncio.Task[Any] | None = None
         self._inner: asyncio.Protocol | None = None
-        self._inner_busy = 0  # requests handed in and not yet answered
-        self._inner_at = 0.0  # when it last took one or answered one
+        self._inner_busy = False  # a request was handed in and is not yet answered
+        self._inner_at = 0.0  # when that was
         self._heard_all = False  # the client sends no more
         self._ended = False  # nothing more is read: what is due is answered, then the connection ends
         self._last_word: Response | None = None  # said before it ends
@@ -163,14 +164,12 @@ class Connection(asyncio.Protocol):
     @property
     def _busy(self) -> bool:
         """Whether an answer is due."""
-        return self._waiting is not None or self._inner_busy > 0 or bool(self._queue)
+        return self._waiting is not None or self._inner_busy or bool(self._queue)
 
     @property
     def _held(self) -> bool:
-        """Whether the next request must wait for its turn; the inner protocol keeps its own order."""
-        if self._inner is not None:
-            return False
-        return self._waiting is not None or bool(self._queue) or self._blocked_at is not None
+        """Whether the next request must wait: for its turn, or for the client to read."""
+        return self._busy or self._blocked_at is not None
 
     def _deliver(self, request: Request) -> None:
         self._begun_at = None
@@ -214,21 +213,20 @@ class Connection(asyncio.Protocol):
         if factory is None:
             self._await(self._listener.open_inner(), lambda _: self._hand_over(request))
             return
-        self._read_on()  # from here on the inner protocol pauses and resumes
         self._inner = factory()
         self._inner.connection_made(self._transport)
         self._hand_in(self._inner, request)
 
     def _hand_in(self, inner: asyncio.Protocol, request: Request) -> None:
-        self._inner_busy += 1
+        self._inner_busy = True
         self._inner_at = self._asked_at
         inner.data_received(request.canonical())
 
     def inner_answered(self) -> None:
         """The inner protocol has written its answer to one request."""
-        self._inner_busy -= 1
-        self._idle_at = self._inner_at = self._listener.clock.now()
-        self._settle()
+        self._inner_busy = False
+        self._idle_at = self._listener.clock.now()
+        self._advance()
 
     @property
     def last_answer(self) -> bool:
@@ -260,7 +258,7 @@ class Connection(asyncio.Protocol):
     def _advance(self) -> None:
         """Serve what was sent ahead, as far as it goes, by what is true now."""
         self._asked_at = self._listener.clock.now()
-        while self._queue and self._waiting is None and (self._inner is not None or self._blocked_at is None):
+        while self._queue and self._waiting is None and not self._inner_busy and self._blocked_at is None:
             if self._transport.is_closing():
                 self._queue.clear()
                 return
@@ -278,7 +276,7 @@ class Connection(asyncio.Protocol):
             self._say_last(self._last_word)
         elif self._ended or (self._listener.stopping and self._begun_at is None):
             self._leave()
-        elif self._inner is None:
+        else:
             self._read_on()
 
     def _read_on(self) -> None:

@@ -207,7 +207,8 @@ class Inner:
     async def open(self) -> Callable[[], asyncio.Protocol]:
         """The factory of protocols."""
         app = web.Application(client_max_size=self._config.max_body + 1)
-        app.router.add_route("*", "/{path:.*}", self._handle)
+        # Any path, line ends included: what aiohttp's router answered itself, nobody would tell the connection of.
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         app.on_response_prepare.append(_bare)
         # A client that leaves ends its own waiting, and nothing else waits in a handler.
         runner = web.AppRunner(app, access_log=None, logger=_MUTE, handler_cancellation=True, shutdown_timeout=1.0)

@@ -199,6 +199,12 @@ JOURNALS = {
     "no index for the sweep": Case(
         spoil=("DROP INDEX leasehold.lease_due",), level=Level.WARNING, subject=JOURNAL, text="no index on expires"
     ),
+    "an invalid index": Case(
+        spoil=("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'leasehold.lease_due'::regclass",),
+        level=Level.WARNING,
+        subject=JOURNAL,
+        text="no index on expires",
+    ),
     "no index for forgetting": Case(
         spoil=("DROP INDEX leasehold.lease_revoked",), level=Level.WARNING, subject=JOURNAL, text="index on revoked_at"
     ),

@@ -88,5 +88,9 @@ def _indexes(facts: Facts, config: PostgreSQL) -> Iterator[Finding]:
             level=Level.WARNING,
             subject=_subject(config),
             text=f"has no index on {column}: it is read whole again and again, which gets slow as rows gather",
-            remedy=(setup.create_index(config, name).as_string(),),
+            # What has its name is no such index, or an invalid one.
+            remedy=(
+                f"DROP INDEX IF EXISTS {identifier(config.schema, name)}",
+                setup.create_index(config, name).as_string(),
+            ),
         )

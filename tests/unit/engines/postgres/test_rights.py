@@ -187,6 +187,7 @@ def test_the_server_reads_back_the_name_that_was_written(
         ("materialized view totals", "TABLE app.totals", 'SELECT ON "app"."totals"'),
         ("foreign table far", "SELECT 1 FROM far", 'SELECT ON "far"'),
         ("view v", "SELECT 'public.v' FROM s.v", 'SELECT ON "s"."v"'),
+        ("table v", "SELECT a, v FROM v", 'SELECT ON "v"'),
         ("schema private", "SELECT 1 FROM private.books", 'USAGE ON SCHEMA "private"'),
         ("sequence ids", "SELECT nextval('ids')", 'USAGE ON SEQUENCE "ids"'),
         ("function f", "SELECT app.f()", 'EXECUTE ON FUNCTION "app"."f"'),

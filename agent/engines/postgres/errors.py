@@ -64,6 +64,11 @@ def error_of(exc: psycopg.Error, where: str, *, secrets: tuple[str, ...] = ()) -
     named = f"{where}: {condition(exc)}"
     if code in _STANDBY:
         return Sealed(f"{named}: the server is a standby, starting or stopping")
+    if code == "53200":
+        return Unavailable(
+            f"{named}: the server's memory or its lock table is full (max_locks_per_transaction): perhaps one session "
+            "holds very many locks; end it, on the server's own machine where nobody can log in"
+        )
     if code.startswith(_RETRYABLE) or code in _IDLE_TIMEOUTS:
         return Unavailable(named)
     if code == "23505" and exc.diag.table_name == "lease":

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
@@ -177,17 +178,22 @@ async def terminate(conn: Connection, user: User) -> int:
 async def throw_out(conn: Connection, name: str, user: User) -> None:
     """Ask the server to end the user's sessions, inside a transaction of which nothing else may remain.
 
-    A login that may not signal them gets the right through a role of this moment. It does not join the user itself:
-    before PostgreSQL 15 the user may hold up whoever does that, by a GRANT of its own that it does not commit.
+    A login that may not signal them joins the user for this moment. Before PostgreSQL 15 the user may hold that up, by
+    a GRANT of its own that it does not commit; then it goes through a role of this moment. Only then: making one can
+    be held up on every version, by a lock that waits for the table of roles.
     """
     if user.ours:
         await terminate(conn, user)
         return
-    moment = f"leasehold_{secrets.token_hex(8)}"
     await conn.execute("SAVEPOINT moment")
-    await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(moment)))
-    await take_rights(conn, moment)
-    await join(conn, moment, name)
+    try:
+        await take_rights(conn, name)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation, psycopg.errors.InternalError_):
+        await conn.execute("ROLLBACK TO SAVEPOINT moment")
+        moment = f"leasehold_{secrets.token_hex(8)}"
+        await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(moment)))
+        await take_rights(conn, moment)
+        await join(conn, moment, name)
     await terminate(conn, user)
     await conn.execute("ROLLBACK TO SAVEPOINT moment")
 

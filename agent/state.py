@@ -76,7 +76,7 @@ class StateDir:
         except OSError as error:
             self.close()
             raise StartError(
-                f"state_dir {self._path}: holder.json cannot be written: {error.strerror}; empty the directory, "
+                f"state_dir: {self._path / 'holder.json'} cannot be written: {error.strerror}; empty the directory, "
                 f"or make room for uid {os.geteuid()} in it"
             ) from error
         return incarnation

@@ -119,6 +119,11 @@ class Connections:
             try:
                 yield conn
                 await _clean(conn)
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                # Perhaps the journal itself was dropped: the next call looks the server over anew, and makes it again.
+                conn.give_up()
+                self._drop_idle()
+                raise
             finally:
                 self._take_back(conn)
 
@@ -134,6 +139,9 @@ class Connections:
     def close(self) -> None:
         """Close what is idle; what is in use is closed when its block ends."""
         self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().give_up()
 

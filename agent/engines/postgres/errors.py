@@ -84,7 +84,8 @@ def _lasting(exc: psycopg.Error, code: str, where: str, named: str) -> UpstreamE
     """Errors that the same call would meet again."""
     if code in {"42704", "3F000", "42P01", "3D000"}:
         return NotFound(
-            f"{named}: something its statements name is missing (search_path is pg_catalog: say the schema)"
+            f"{named}: something its statements name is missing (search_path is pg_catalog: say the schema), or the "
+            "journal was dropped: then the next try makes it anew"
         )
     if code == "54000":
         return Forbidden(f"{named}: grant privileges to a group and set `group`, not to each user")

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import structlog
 
-from agent.errors import ConfigError, Forbidden
+from agent.errors import ConfigError, Forbidden, NotFound
 from tests.fix_postgres import superuser
 from tests.integration.postgres.site import NEWEST, ROLE, Site, fresh, username
 
@@ -168,3 +168,17 @@ def test_mistakes_in_names_and_statements_are_told_all_at_once(site: Site):
 
     assert len(caught.value.mistakes) == 4
     assert [m for m in caught.value.mistakes if m.startswith(f'role."{ROLE}".creation_statements[0]: COMMIT')]
+
+
+@NEWEST
+async def test_a_journal_that_is_dropped_beneath_a_running_agent_is_made_anew(site: Site):
+    """Else every later call fails until the agent is restarted: its kept connections had found the journal."""
+    engine = site.engine()
+    await asyncio.gather(*(engine.issue(ROLE, fresh()) for _ in range(3)))
+    site.database.execute("DROP SCHEMA leasehold CASCADE")
+
+    with pytest.raises(NotFound, match="the journal was dropped"):
+        await engine.issue(ROLE, fresh())
+    await asyncio.gather(*(engine.issue(ROLE, fresh()) for _ in range(3)))
+
+    assert site.rows() == 3

@@ -174,6 +174,20 @@ def test_the_unit_leaves_little_open() -> None:
     assert float(found[1]) <= 2.0
 
 
+def test_the_unit_lets_the_agent_read_what_names_the_boot_and_its_own_start() -> None:
+    """ProcSubset=pid hides both: no successor would take a killed agent's leases over, no scrape tell of a restart."""
+    assert _settings("ProtectProc") == ["invisible"]
+    assert _settings("ProcSubset") in ([], ["all"])
+
+
+def test_the_unit_has_a_place_for_the_audit_log_that_is_the_agents_alone() -> None:
+    assert (_settings("LogsDirectory"), _settings("LogsDirectoryMode")) == (["leasehold"], ["0700"])
+
+
+def _settings(key: str) -> list[str]:
+    return re.findall(rf"(?m)^{key}=(.*)$", UNIT.read_text())
+
+
 def test_the_agent_works_where_no_memory_can_be_written_and_run(
     run_agent: RunAgent, place: Path, database: Database
 ) -> None:

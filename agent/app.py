@@ -301,15 +301,13 @@ class App:
         """Remove, revoke, close; what is left, a line each. Keeps to `stop_timeout` whatever hangs."""
         self._begin_to_end()
         left: list[str] = []
-        late = "the socket did not close in time"
         if self._server is not None:
-            await self._within(self._left() / 4, self._server.stop(0.0), late, left)
+            await self._within(self._left() / 4, self._server.stop(0.0), "the socket did not close", left)
         if self._parts.files is not None and not self._handing_over:
-            late = "files were not removed: their file system does not answer"
-            left += await self._within(min(2.0, self._left() / 4), self._parts.files.remove(), late, left) or []
+            what = "files were not removed"
+            left += await self._within(min(2.0, self._left() / 4), self._parts.files.remove(), what, left) or []
         if not self._handing_over:
-            late = "revocations took too long"
-            await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), late, left)
+            await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), "users were left", left)
         if self._health_server is not None:  # the last to go: until here it said that the agent is not ready
             await self._health_server.stop(0.0)
         for hook in list(self._hooks):
@@ -334,15 +332,18 @@ class App:
         return self._leaving or configured or not self._built
 
     async def _revoke(self, deadline: float, left: list[str]) -> None:
-        closing = (renewer.close(deadline) for renewer in self._parts.renewers.values())
-        for lines in await asyncio.gather(*closing):
-            left += lines
+        renewers = self._parts.renewers
+        closing = (renewer.close(deadline) for renewer in renewers.values())
+        for role, told in zip(renewers, await asyncio.gather(*closing, return_exceptions=True), strict=True):
+            left += [f"{role}: not revoked: {log.reason_of(told)}"] if isinstance(told, BaseException) else told
 
-    async def _within(self, deadline: float, work: Awaitable[T], late: str, left: list[str]) -> T | None:
-        """What `work` returns; None, and `late` among what is left, where it takes longer than `deadline`."""
+    async def _within(self, deadline: float, work: Awaitable[T], what: str, left: list[str]) -> T | None:
+        """What `work` returns; None, and `what` among what is left, where it fails or takes longer than `deadline`."""
         try:
             async with self._clock.timeout(deadline):
                 return await work
         except TimeoutError:
-            left.append(late)
-            return None
+            left.append(f"{what}: no answer in time")
+        except Exception as error:  # noqa: BLE001 - whatever fails, the next step is taken: users are still revoked
+            left.append(f"{what}: {log.reason_of(error)}")
+        return None

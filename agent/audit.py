@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from agent import log
 from agent.clock import Clock, wait_for
+from agent.errors import StartError
 from agent.log import Event
 from agent.offload import in_daemon_thread
 
@@ -215,7 +216,10 @@ class Audit:
         Raises:
             StartError: it cannot be had; the text names the remedy.
         """
-        await self._run(self._sink.open)
+        try:
+            await self._run(self._sink.open)
+        except OSError as error:
+            raise StartError(f"audit log: {log.reason_of(error)}") from error
         self._task = asyncio.create_task(self._work(), name="audit")
 
     def note(self, entry: Entry) -> None:
@@ -268,7 +272,10 @@ class Audit:
                 await self._write()
                 break
             pause = min(2 * pause, _LATEST)
-        await self._run(self._sink.close)
+        try:
+            await self._run(self._sink.close)
+        except Exception as error:  # noqa: BLE001 - the process ends, and lets go of it then
+            self._failed(log.reason_of(error))
 
     async def _write(self) -> bool:
         """Write what waits, up to a batch; whether that succeeded."""
@@ -281,8 +288,8 @@ class Audit:
             lines.insert(0, Entry(at=self._clock.wall(), what=What.LOST, count=lost).line())
         try:
             count = await self._run(lambda: self._sink.append(lines))
-        except OSError as error:
-            self._failed(str(error.strerror or "it cannot be written"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end this task, which nobody looks at
+            self._failed(log.reason_of(error))
             return False
         if self._error:
             _log.warning(Event.AUDIT_RESUMED, count=len(self._waiting), left=str(lost) if lost else None)

@@ -44,7 +44,11 @@ class Certificates:
     async def run(self) -> None:
         """Look for ever; return at once where there is nothing to look at."""
         while self._files:
-            self.ends, problems = await in_daemon_thread(self._look)
+            problems: frozenset[str] = frozenset()
+            try:
+                self.ends, problems = await in_daemon_thread(self._look)
+            except OSError as problem:  # no thread for it: what was read last time still holds
+                problems = frozenset({f"certificates: {problem.strerror}; their ends cannot be watched"})
             for line in sorted(problems - self._told):
                 _log.warning(Event.CONFIG_WARNING, warning=line)
             self._told = problems

@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
+from agent.errors import LeaseholdError
 from agent.linepipe import LinePipe
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -93,6 +94,15 @@ def place_of(bug: BaseException) -> str:
         places.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
         trace = trace.tb_next
     return " > ".join(places[-6:])
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in words that may be told: our own errors', the system's, else only type and place."""
+    if isinstance(error, LeaseholdError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    return f"{type(error).__name__} at {place_of(error)}"
 
 
 def lease_ref(lease_id: str) -> str:

@@ -5,6 +5,7 @@ past every deadline. A thread of its own per call costs 50 µs, and files are wr
 """
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +14,11 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises. Cancelling stops the waiting, not the work."""
+    """What `work` returns or raises. Cancelling stops the waiting, not the work.
+
+    Raises:
+        OSError: EAGAIN: there is no thread to be had; nothing was done.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
@@ -35,5 +40,8 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         except RuntimeError:
             return  # the loop has closed: nobody waits any more
 
-    threading.Thread(target=run, name="file work", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="file work", daemon=True).start()
+    except RuntimeError as error:  # CPython's word for pthread_create's EAGAIN: the cgroup's or the user's limit
+        raise OSError(errno.EAGAIN, "no thread to be had (pids limit?)") from error
     return await outcome

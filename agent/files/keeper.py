@@ -128,8 +128,8 @@ class Keeper:
         """Remove the file for good, whoever wrote it; returns "", or why it is still there."""
         try:
             await self._run_blocking(self._sink.close)
-        except RenderError as error:
-            return f"{self.state.path} {error}"
+        except (RenderError, OSError) as error:
+            return f"{self.state.path} {_refused(error, 'removed')}"
         self.state = FileState(path=self.state.path, state="removed")
         return ""
 
@@ -159,8 +159,8 @@ class Keeper:
     async def _render(self, snapshots: Mapping[str, Snapshot], now: float) -> None:
         try:
             written, shows_life = await self._run_blocking(lambda: self._produce(snapshots, now))
-        except RenderError as error:
-            self._failed(error, now)
+        except (RenderError, OSError) as error:
+            self._failed(_refused(error, "written"), now)
             self._failed_for = _generations(snapshots)
             self._not_before = now + backoff(self._failures, 1.0)
             return
@@ -186,8 +186,8 @@ class Keeper:
     async def _remove(self, now: float) -> None:
         try:
             await self._run_blocking(self._sink.remove)
-        except RenderError as error:
-            self._failed(error, now)
+        except (RenderError, OSError) as error:
+            self._failed(_refused(error, "removed"), now)
             self._remove_after = now + backoff(self._failures, 1.0)
             return
         self._shown = None
@@ -202,6 +202,11 @@ class Keeper:
         generations = {} if self._shown is None else _generations(self._shown)
         self.state = FileState(path=self.state.path, state="failed", error=str(error), generations=generations)
         _log.warning(Event.FILE_FAILED, path=self.state.path, error=str(error), retry_in=delay, attempt=self._failures)
+
+
+def _refused(error: RenderError | OSError, what: str) -> RenderError:
+    """The sink's own word, or that of the system, which had no thread for it."""
+    return error if isinstance(error, RenderError) else RenderError(f"cannot be {what}: {log.reason_of(error)}")
 
 
 def _newest(old: Snapshot, new: Snapshot | None) -> Snapshot:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,21 @@ from attrs import evolve
 from agent import log
 from agent.app import App
 from agent.clock import SystemClock
-from agent.config.model import Agent, Config, Connection, Duration, PostgreSQL, Role, Template
-from agent.errors import ConfigError
+from agent.config.model import (
+    Agent,
+    Config,
+    Connection,
+    Duration,
+    Listener,
+    PostgreSQL,
+    Role,
+    Template,
+    UnixListener,
+)
+from agent.errors import ConfigError, StartError
 from agent.files.template import check_template
 from agent.leases.record import RoleRecord
+from agent.leases.renewer import Renewer
 from agent.state import StateDir, boot_id
 from agent.translate import access_of, policy_of
 from tests.unit.leases.builders import ROLE, lease
@@ -78,6 +90,76 @@ async def test_a_stop_keeps_its_deadline_and_names_what_is_left(lines: io.String
 
     assert not ended.crashed
     assert ended.left == []
+
+
+async def test_a_stop_without_a_thread_says_what_is_left_and_still_revokes(
+    tmp_path: Path, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour that forks without end takes every thread: the agent goes on, and its stop comes to the users."""
+    template = Template(destination=str(tmp_path / "out" / "f"), contents="x", roles=(ROLE,), allow_disk=True)
+    socket = Listener(unix=UnixListener(address=str(tmp_path / "api.sock")))
+    revoked: list[float] = []
+
+    async def close(_: Renewer, deadline: float) -> list[str]:
+        revoked.append(deadline)
+        return [f"{ROLE}: one user"]
+
+    monkeypatch.setattr(Renewer, "close", close)
+    app, stop = App(evolve(config(templates=(template,)), listener=socket), clock=SystemClock()), asyncio.Event()
+    running = asyncio.create_task(app.run(stop))
+    await asyncio.sleep(0.5)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "file work":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    stop.set()
+    async with asyncio.timeout(3):
+        ended = await running
+
+    assert not ended.crashed
+    assert len(revoked) == 1
+    assert ended.left == [
+        f"{tmp_path}/out/f cannot be removed: no thread to be had (pids limit?)",
+        f"{ROLE}: one user",
+    ]
+    assert "socket-lost" in lines.getvalue(), "the socket's file is left too, which the next start takes over"
+
+
+@pytest.mark.parametrize(
+    ("bug", "said"),
+    [
+        (ZeroDivisionError("canary"), "files were not removed: ZeroDivisionError at "),
+        (OSError(5, "Input/output error"), "files were not removed: Input/output error"),
+        (StartError("it is gone"), "files were not removed: it is gone"),
+    ],
+)
+async def test_a_step_of_the_stop_that_fails_is_told_and_the_users_are_still_revoked(
+    tmp_path: Path, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch, bug: Exception, said: str
+) -> None:
+    async def fail(_: object) -> list[str]:
+        raise bug
+
+    async def close(_: Renewer, deadline: float) -> list[str]:
+        raise bug
+
+    monkeypatch.setattr("agent.files.files.Files.remove", fail)
+    monkeypatch.setattr(Renewer, "close", close)
+    template = Template(destination=str(tmp_path / "out" / "f"), contents="x", roles=(ROLE,), allow_disk=True)
+    app, stop = App(config(templates=(template,)), clock=SystemClock()), asyncio.Event()
+    running = asyncio.create_task(app.run(stop))
+    await asyncio.sleep(0.5)
+    stop.set()
+    async with asyncio.timeout(3):
+        ended = await running
+
+    assert ended.left[0].startswith(said)
+    assert ended.left[1].startswith(f"{ROLE}: not revoked: ")
+    assert "canary" not in lines.getvalue() + str(ended.left)
+    assert json.loads(lines.getvalue().splitlines()[-1])["event"] == "stopped"
 
 
 async def test_a_wrong_template_ends_the_start_and_leaves_nothing(tmp_path: Path, lines: io.StringIO) -> None:

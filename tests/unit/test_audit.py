@@ -17,7 +17,7 @@ class FakeSink:
     """Keeps what it gets; `fault` is raised instead, `most` is how many lines it takes at once."""
 
     def __init__(self) -> None:
-        self.fault: OSError | None = None
+        self.fault: Exception | type[Exception] | None = None
         self.most = 1_000_000
         self.lines: list[dict[str, Any]] = []
         self.tries = 0
@@ -274,3 +274,50 @@ async def _read_beside(reading: int, line: bytes) -> bytes:
     got, count = await asyncio.gather(reader, asyncio.to_thread(StandardOutput().append, [line] * 3))
     assert count == 3
     return got
+
+
+async def test_a_bug_in_a_sink_is_said_and_tried_again_and_never_quoted(
+    clock: FakeClock, lines: list[dict[str, Any]]
+) -> None:
+    """The task would die in silence, and every later line wait for nobody."""
+
+    class Bug(ValueError):
+        def __init__(self) -> None:
+            super().__init__("canary")
+
+    sink = FakeSink()
+    sink.fault = Bug
+
+    async with auditing(clock, sink) as audit:
+        audit.note(issue("a"))
+        await clock.advance(5)
+        failing = audit.account.error
+        sink.fault = None
+        await clock.advance(30)
+
+        assert sink.roles == ["a"]
+        assert audit.account.error == ""
+
+    assert failing.startswith("Bug at ")
+    assert "canary" not in str(lines)
+    assert [line["event"] for line in lines if line["event"].startswith("audit")] == ["audit-failed", "audit-resumed"]
+
+
+async def test_a_sink_that_cannot_be_closed_is_said(clock: FakeClock, lines: list[dict[str, Any]]) -> None:
+    class Stuck(FakeSink):
+        def close(self) -> None:
+            raise OSError(11, "no thread to be had")
+
+    async with auditing(clock, Stuck()):
+        pass
+
+    assert [line["error"] for line in lines] == ["no thread to be had; lines wait, and credentials go on"]
+
+
+async def test_a_start_without_a_thread_for_the_sink_is_refused(clock: FakeClock) -> None:
+    class Threadless(FakeSink):
+        def open(self) -> None:
+            raise OSError(11, "no thread to be had")
+
+    with pytest.raises(StartError, match="audit log: no thread to be had"):
+        await Audit(Threadless(), clock, run_blocking=inline).start()

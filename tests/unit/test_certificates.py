@@ -6,6 +6,7 @@ import itertools
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
@@ -127,3 +128,30 @@ async def _until(holds: Any) -> None:
         while not holds():
             await asyncio.to_thread(lambda: None)
             await settle()
+
+
+async def test_without_a_thread_what_was_read_last_still_holds(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate(tmp_path, "cert", 10)
+    looking = Certificates({("db", "sslcert"): str(tmp_path / "cert")}, clock)
+    task = asyncio.create_task(looking.run())
+    await asyncio.sleep(0.1)
+    known = looking.ends
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with structlog.testing.capture_logs() as lines:
+        await clock.advance(301)
+        await settle()
+    alive = not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert alive
+    assert looking.ends == known != {}
+    assert [line["warning"] for line in lines] == [
+        "certificates: no thread to be had (pids limit?); their ends cannot be watched"
+    ]

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import subprocess
 import sys
 import threading
@@ -27,6 +28,20 @@ async def test_who_stops_waiting_is_not_told_any_more() -> None:
         async with asyncio.timeout(0.01):
             await in_daemon_thread(lambda: done.wait(0.05))
     assert await asyncio.to_thread(done.wait, 0.1) is False
+
+
+async def test_no_thread_to_be_had_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What whoever offloads work expects and survives anyway, unlike CPython's RuntimeError."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(OSError, match="no thread to be had") as caught:
+        await in_daemon_thread(threading.get_ident)
+
+    assert caught.value.errno == errno.EAGAIN
 
 
 def test_work_that_hangs_does_not_hold_up_the_exit() -> None:

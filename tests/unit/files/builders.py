@@ -1,6 +1,7 @@
 """Short ways to make the values these tests speak of, and texts that break careless quoting."""
 
 import asyncio
+import errno
 import random
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,18 @@ def credential(
 async def inline(work: Callable[[], T]) -> T:
     """In place of a thread, which a moved clock would not wait for."""
     return work()
+
+
+class Scarce:
+    """The same, and no thread to be had while they are `gone`."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        if self.gone:
+            raise OSError(errno.EAGAIN, "no thread to be had")
+        return await inline(work)
 
 
 class House:

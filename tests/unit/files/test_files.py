@@ -9,7 +9,7 @@ from agent.config import model
 from agent.failpoints import Failpoint, armed
 from agent.leases.cache import Phase, RoleStatus
 from tests.fakes import FakeClock, settle
-from tests.unit.files.builders import OTHER, ROLE, House, template
+from tests.unit.files.builders import OTHER, ROLE, House, Scarce, template
 
 BOTH = f"{{{{ secret('{ROLE}').data.password }}}}+{{{{ secret('{OTHER}').data.password }}}}"
 
@@ -283,3 +283,29 @@ async def test_a_file_that_cannot_be_removed_is_tried_again(tmp_path: Path, cloc
         await clock.advance(1)
 
         assert house.text() is None
+
+
+async def test_without_a_thread_the_last_good_file_stays_and_is_tried_again(tmp_path: Path, clock: FakeClock) -> None:
+    async with House(tmp_path, clock, [template(tmp_path)], run_blocking=(scarce := Scarce())) as house:
+        await house.publish(password="one")
+        scarce.gone = True
+        await house.publish(password="two")
+        (failed,) = house.files.states()
+        kept = house.text()
+        scarce.gone = False
+        await clock.advance(1.1)
+
+        assert (failed.state, failed.error, kept) == ("failed", "cannot be written: no thread to be had", "one")
+        assert house.text() == "two"
+
+
+async def test_without_a_thread_an_ended_credentials_file_is_removed_later(tmp_path: Path, clock: FakeClock) -> None:
+    async with House(tmp_path, clock, [template(tmp_path)], run_blocking=(scarce := Scarce())) as house:
+        await house.publish(ttl=10.0)
+        scarce.gone = True
+        await clock.advance(10.5)
+        kept = house.text()
+        scarce.gone = False
+        await clock.advance(2.5)
+
+        assert (kept, house.text()) == ("pw", None)

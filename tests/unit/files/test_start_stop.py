@@ -14,7 +14,7 @@ from agent.failpoints import Failpoint, armed
 from agent.files.files import Files
 from agent.leases.cache import LeaseCache
 from tests.fakes import FakeClock, settle
-from tests.unit.files.builders import OTHER, ROLE, House, inline, role, template
+from tests.unit.files.builders import OTHER, ROLE, House, Scarce, inline, role, template
 
 BOTH = f"{{{{ secret('{ROLE}').data.password }}}}+{{{{ secret('{OTHER}').data.password }}}}"
 
@@ -201,3 +201,14 @@ async def test_its_repr_shows_the_states(tmp_path: Path, clock: FakeClock) -> No
             "error": "",
             "generations": {},
         }
+
+
+async def test_a_stop_without_a_thread_names_the_file_that_is_left(tmp_path: Path, clock: FakeClock) -> None:
+    async with House(tmp_path, clock, [template(tmp_path)], run_blocking=(scarce := Scarce())) as house:
+        await house.publish()
+        await house.stop()
+        scarce.gone = True
+
+        left = await house.files.remove()
+
+    assert left == [f"{tmp_path}/creds cannot be removed: no thread to be had"]

@@ -5,13 +5,13 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent import codes, listing
 from agent.client import Answer, ask, report, target
 from agent.codes import Unknown, say, shown
-from agent.errors import ConfigError
+from agent.errors import ConfigError, LeaseholdError
 
 _PATH = "/v1/sys/leases"
 _PATIENCE = 30.0
@@ -67,19 +67,26 @@ def revoke(arguments: argparse.Namespace) -> int:
     _granted(answer)
     if answer.status == 202:
         say("; ".join(answer.body.get("warnings") or ["not confirmed by the upstream yet; the agent goes on trying"]))
+        for line in _left(arguments.socket, {row["lease_id"] for row in chosen}):
+            say(line)
         return codes.LEFT_BEHIND
     print(f"revoked {len(chosen)}")
     return codes.OK
 
 
 def named(arguments: argparse.Namespace) -> None:
-    """Refuse a prefix that means everything: it is more likely an empty variable.
+    """Refuse an id or a prefix that means everything: it is more likely an empty variable.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: so it is, or what is named is not printable.
     """
-    if arguments.lease is None and not arguments.prefix.strip("/ "):
+    lease, prefix = arguments.lease, arguments.prefix
+    if lease is not None and not lease.strip():
+        raise ConfigError(["LEASE_ID: name a lease; `leasehold leases` has the ids"])
+    if lease is None and not (prefix or "").strip("/").strip():
         raise ConfigError(["--prefix: name a path, such as database/creds or database/creds/app"])
+    if prefix and not prefix.isprintable():
+        raise ConfigError([f"--prefix {shown(prefix)}: a path has no control characters"])
 
 
 def below(role: str, prefix: str) -> bool:
@@ -108,6 +115,25 @@ def _meant(row: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
     if arguments.lease:
         return bool(row["lease_id"] == arguments.lease)
     return below(row["role"], arguments.prefix)
+
+
+def _left(path: str, asked: Collection[str]) -> Iterator[str]:
+    """The leases of `asked` that are still there, and what the agent says of their roles, a line each.
+
+    It says why a role cannot be served, not why a lease cannot be ended: that is in its log alone.
+    """
+    try:
+        rows = [row for row in _held(path) if row["lease_id"] in asked]
+        told = report(path)["roles"]
+    except LeaseholdError as error:
+        yield f"what is left cannot be told: {error}"
+        rows, told = [], {}
+    for row in rows:
+        yield f"{row['lease_id']} of {row['role']} is left{', tried and failed' if row.get('failed') else ''}"
+    for role in sorted({row["role"] for row in rows}):
+        if why := told.get(role, {}).get("error"):
+            yield f"{role}: newest failure: {why}"
+    yield "why it could not be revoked: the agent's log, `revoke-failed`; how its role is doing: `leasehold status`"
 
 
 def _held(path: str) -> list[Mapping[str, Any]]:

@@ -142,6 +142,52 @@ def test_a_revocation_that_is_not_done_is_not_called_done(
     assert words in ended.err
 
 
+@pytest.mark.parametrize("everyone", [[], ["--everyone", "-c", "no-such-file"]])
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([""], "LEASE_ID: name a lease"),
+        ([" \t"], "LEASE_ID: name a lease"),
+        (["--prefix", "/ "], "--prefix: name a path"),
+        (["--prefix", "database/\x1bcreds"], "no control characters"),
+    ],
+)
+def test_an_empty_variable_does_not_mean_every_lease(
+    run: Run, path: Path, argv: list[str], words: str, everyone: list[str]
+) -> None:
+    with canned(path, agent(row("1"), more={"POST /v1/sys/leases/revoke": (204, None)})) as asked:
+        ended = run("revoke", *argv, *everyone, "--yes")
+
+    assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1)
+    assert words in ended.err
+    assert "\x1b" not in ended.err
+    assert asked.lines == []
+
+
+def test_what_could_not_be_revoked_is_named(run: Run, path: Path) -> None:
+    """The agent counts; a person has to know which, and where the reason stands."""
+    answers = agent(
+        row("1", state="doomed", failed=True),
+        row("2", OTHER),
+        more={
+            "GET /v1/sys/health": (200, {"roles": {APP: {"error": "postgresql: away"}}, "scope": "operator"}),
+            "POST /v1/sys/leases/revoke": (202, {"warnings": ["1 of 1 are not confirmed"]}),
+        },
+    )
+
+    with canned(path, answers):
+        ended = run("revoke", "1", "--yes")
+
+    assert (ended.code, ended.out) == (6, "")
+    assert ended.err.splitlines() == [
+        "leasehold: 1 of 1 are not confirmed",
+        f"leasehold: 1 of {APP} is left, tried and failed",
+        f"leasehold: {APP}: newest failure: postgresql: away",
+        "leasehold: why it could not be revoked: the agent's log, `revoke-failed`; how its role is doing: "
+        "`leasehold status`",
+    ]
+
+
 def test_nothing_is_asked_of_the_agent_where_nobody_can_confirm(run: Run, path: Path) -> None:
     with canned(path, agent(row("1"))) as asked:
         ended = run("revoke", "1")

@@ -10,7 +10,8 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -96,8 +97,13 @@ class Leases:
         self._clock = clock
         self._witness = witness
         self._lines = Spacing()
+        self._denials = Counter({"journal": 0, "revoke-prefix": 0, "metrics": 0})
         self._asked = Allowance(burst=50, rate=10.0)
         self._revoked = Allowance(burst=10, rate=1.0)
+
+    def denials(self) -> Iterable[tuple[tuple[str, str], int]]:
+        """How often callers were refused what only operators may: rows of DENIALS, of no role."""
+        return [(("", operation), count) for operation, count in self._denials.items()]
 
     async def answer(self, ask: Ask, peer: Peer) -> Response:
         """The answer to any request."""
@@ -199,11 +205,13 @@ class Leases:
     async def _journal(self, query: Mapping[str, str], peer: Peer) -> Response:
         """What an upstream's journal holds, of every pod; for operators."""
         if not self._operator(peer):
-            return self._denied(peer, "journal")
+            return self.denied(peer, "journal")
         wait = self._revoked.wait((peer.uid, "journal"), self._clock.now())
         if wait:
             return _slower(wait)
         upstream, prefix = query["upstream"], query.get("prefix", "").strip("/")
+        if not prefix.isprintable():  # PostgreSQL has no text with a NUL in it
+            return error(400, "prefix must be the path of a role or one above it: no control characters")
         limit = query.get("limit", str(_ROWS))
         if not (_NUMBER.fullmatch(limit) and 1 <= int(limit) <= _MOST_ROWS):
             return error(400, f"limit must be a number from 1 to {_MOST_ROWS}")
@@ -213,7 +221,10 @@ class Leases:
             return error(404, "no such upstream")
         except UpstreamError as problem:
             return error(503, str(problem), ("Retry-After", "1"))
-        body = await in_daemon_thread(lambda: _shelved(upstream, shelf))
+        try:
+            body = await in_daemon_thread(lambda: _shelved(upstream, shelf))
+        except OSError as problem:
+            return error(503, str(problem.strerror), ("Retry-After", "1"))
         return Response(200, body, (("Content-Type", "application/json"), ("Cache-Control", "no-store")))
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -240,7 +251,7 @@ class Leases:
 
     async def _revoke_prefix(self, prefix: str, peer: Peer) -> Response:
         if not self._operator(peer):
-            return self._denied(peer, "revoke-prefix")
+            return self.denied(peer, "revoke-prefix")
         found = [held for held in self._desk.held(self._roles) if below(held.role, prefix)]
         if not prefix or not found:
             return error(400, "no lease of this agent is below that path")
@@ -261,13 +272,15 @@ class Leases:
         text = f"{left} of {len(leases)} revocations are not confirmed by the upstream yet; the agent goes on trying"
         return _vault(202, warnings=[text])
 
-    def _denied(self, peer: Peer, operation: str) -> Response:
+    def denied(self, peer: Peer, operation: str, otherwise: str = "") -> Response:
+        """403 for what only operators may: counted, said and told to the witness; `otherwise` is another remedy."""
+        self._denials[operation] += 1
         if not self._lines.wait((peer.uid, operation), self._clock.now(), _DENIED_INTERVAL):
             _log.warning(Event.DENIED, uid=peer.uid, gid=peer.gid, operation=operation)
             if self._witness is not None:
                 self._witness.denied(peer, "", operation)
         remedy = f'add "uid:{peer.uid}" to allow_admin = [...] under [listener.unix]'
-        return error(403, f"uid {peer.uid} may not do what only operators may: {remedy}")
+        return error(403, f"uid {peer.uid} may not do what only operators may: {remedy}{otherwise}")
 
 
 def _lease_id(body: bytes) -> str | None:

@@ -445,6 +445,24 @@ async def test_a_limit_is_a_number_within_bounds(full: World, limit: str) -> Non
     assert answer.status == 400
 
 
+@pytest.mark.parametrize("prefix", ["%00", "database%00", "%1b%5b2J"])
+async def test_a_prefix_has_no_control_characters(full: World, prefix: str) -> None:
+    """PostgreSQL takes no text with a NUL."""
+    asked: list[str] = []
+
+    async def journal(upstream: str, prefix: str, most: int) -> Shelf:
+        asked.append(prefix)
+        return Shelf(leases=(), cut=False)
+
+    full.admin, full.journal = ANYONE, journal
+
+    async with full.serving():
+        answer = await ask(full, "GET", f"?upstream=postgresql&prefix={prefix}")
+
+    assert (answer.status, asked) == (400, [])
+    assert "no control characters" in answer.errors
+
+
 async def test_the_journal_is_for_operators(full: World) -> None:
     async with full.serving():
         assert (await ask(full, "GET", "?upstream=postgresql")).status == 403

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import codes, harden, ledger, listing, log
-from agent.clock import SystemClock
+from agent.clock import Clock, SystemClock
 from agent.codes import duration, say, shown
 from agent.config.load import load_file
 from agent.config.model import Config
@@ -97,29 +97,53 @@ def revoke(arguments: argparse.Namespace, run_loop: RunLoop) -> int:
     named(arguments)
     config = _config(arguments)
     search = Search(prefix=arguments.prefix or "", lease_id=arguments.lease or "", state="unrevoked")
+    return run_loop(end(config, SystemClock(), search, yes=arguments.yes))
 
-    async def work() -> int:
-        clock = SystemClock()
-        found = await ledger.find(config, clock, search)
-        code = _unheard(found)
-        if not found.entries:
-            say(f"{arguments.prefix or arguments.lease}: no lease is to be revoked there")
+
+async def end(config: Config, clock: Clock, search: Search, *, yes: bool) -> int:
+    """End all that matches, page by page, as far as a journal's answer is bounded; the exit code.
+
+    Raises:
+        ConfigError: the search names neither a prefix nor a lease, so it means everything.
+    """
+    if not (search.prefix.strip("/").strip() or search.lease_id.strip()):
+        raise ConfigError(["revoke: name a lease, or a path with --prefix"])
+    code, ended, failed, asked = codes.OK, 0, 0, False
+    async for found in ledger.pages(config, clock, search):
+        for line in found.errors:
+            say(f"{line}; leases may be left there" if asked else line)
+        if found.errors:
+            code = codes.LEFT_BEHIND if asked else codes.NO_AGENT
+        if not asked and not found.entries:
+            say(f"{search.prefix or search.lease_id}: no lease is to be revoked there")
             return code or codes.REFUSED
-        if not confirmed([_plain(entry) for entry in found.entries], yes=arguments.yes):
+        if not asked and not _meant(found, yes=yes):
             return codes.REFUSED
-        outcomes: list[Outcome] = []
+        asked = True
+        outcomes = await _end(config, clock, found)
+        ended += len(outcomes)
+        failed += sum(1 for outcome in outcomes if outcome.error)
+    print(f"revoked {ended - failed} of {ended}")
+    return codes.LEFT_BEHIND if failed else code
 
-        def tell(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            if outcome.error:
-                say(outcome.error)
 
-        await ledger.revoke(config, clock, found.entries, tell)
-        failed = sum(1 for outcome in outcomes if outcome.error)
-        print(f"revoked {len(outcomes) - failed} of {len(outcomes)}")
-        return codes.LEFT_BEHIND if failed else code
+def _meant(found: ledger.Found, *, yes: bool) -> bool:
+    """Whether the person means these leases, and those that come after them where a journal's answer was cut."""
+    for upstream in found.cut:
+        say(f"{upstream}: there are more than these {len(found.entries)}; they are revoked after them")
+    return confirmed([_plain(entry) for entry in found.entries], yes=yes)
 
-    return run_loop(work())
+
+async def _end(config: Config, clock: Clock, found: ledger.Found) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+
+    def tell(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if outcome.error:
+            say(outcome.error)
+
+    await ledger.revoke(config, clock, found.entries, tell)
+    return outcomes
 
 
 def audit(arguments: argparse.Namespace, run_loop: RunLoop) -> int:

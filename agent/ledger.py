@@ -13,7 +13,7 @@ from agent.engines.postgres.journal import Row, Search
 from agent.errors import UpstreamError
 from agent.leases.schedule import CALL_DEADLINE
 
-__all__ = ["Act", "Entry", "Found", "Outcome", "Search", "Sweep", "acts", "find", "revoke", "sweep"]
+__all__ = ["Act", "Entry", "Found", "Outcome", "Search", "Sweep", "acts", "find", "pages", "revoke", "sweep"]
 
 _PER_LEASE = 30.0
 _PAUSE = 1.0
@@ -105,6 +105,24 @@ async def find(config: Config, clock: Clock, search: Search, *, upstream: str = 
                 cut += [books.name] if page.cut else []
     entries.sort(key=lambda entry: entry.issued, reverse=True)
     return Found(entries=tuple(entries), cut=tuple(cut), errors=tuple(errors))
+
+
+async def pages(config: Config, clock: Clock, search: Search) -> AsyncIterator[Found]:
+    """All that matches, in all journals: newest first, as much at a time as the search is bounded to.
+
+    Every lease is met once, those that cannot be ended too, and what is minted after the first page is not met.
+    """
+    found = await find(config, clock, search)
+    yield found
+    for upstream in found.cut:
+        last = [entry for entry in found.entries if entry.upstream == upstream][-1]
+        while True:
+            beyond = replace(search, after=(last.issued, last.lease_id))
+            page = await find(config, clock, beyond, upstream=upstream)
+            yield page
+            if not page.cut:
+                break
+            last = page.entries[-1]
 
 
 async def revoke(config: Config, clock: Clock, entries: Sequence[Entry], tell: Callable[[Outcome], None]) -> None:

@@ -6,10 +6,10 @@ import attrs
 import psycopg
 import pytest
 
-from agent import ledger
+from agent import booking, codes, ledger
 from agent.clock import SystemClock
 from agent.config.model import Config
-from agent.errors import LeaseGone
+from agent.errors import ConfigError, LeaseGone
 from agent.ledger import Outcome, Search
 from tests.fix_postgres import Database
 from tests.integration.postgres.site import NEWEST, Site, fresh, lease, username
@@ -74,13 +74,15 @@ async def test_a_prefix_means_a_path_and_a_whole_mount_everything_below(site: Si
 
     names = {
         prefix: {entry.role for entry in (await found(site, prefix=prefix)).entries}
-        for prefix in ("database", "database/creds/", APP, "database/cred", "")
+        for prefix in ("database", "database/creds/", APP, f"/{APP}/", "/database/cred", "database/cred", "")
     }
 
     assert names == {
         "database": {APP, OTHER, NEAR},
         "database/creds/": {APP, OTHER, NEAR},
         APP: {APP},
+        f"/{APP}/": {APP},
+        "/database/cred": set(),
         "database/cred": set(),
         "": {APP, OTHER, NEAR},
     }
@@ -159,6 +161,78 @@ async def test_a_search_is_bounded_and_says_so(site: Site) -> None:
 
     assert [entry.lease_id for entry in page.entries] == [grants[2].id, grants[1].id], "the newest"
     assert (page.cut, whole.cut) == (("postgresql",), ())
+
+
+@NEWEST
+async def test_a_revocation_goes_on_beyond_what_one_answer_holds(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be ended, here on the first page and the last, neither hides the others nor is it tried for ever."""
+    engine = site.engine({APP: site.role(), NEAR: site.role()})
+    grants = [await engine.issue(APP, fresh()) for _ in range(5)]
+    spared = await engine.issue(NEAR, fresh())
+    stuck = [grants[4], grants[0]]
+    for grant in stuck:
+        site.database.execute(f'ALTER ROLE "{username(grant)}" SUPERUSER')
+
+    code = await booking.end(config_of(site), SystemClock(), Search(prefix=APP, state="unrevoked", most=2), yes=True)
+
+    told = capsys.readouterr()
+    assert (code, told.out.splitlines()[-1]) == (codes.LEFT_BEHIND, "revoked 3 of 5")
+    assert len([line for line in told.err.splitlines() if "superuser" in line]) == 2
+    assert site.users() == {username(grant) for grant in (*stuck, spared)}
+    for grant in stuck:
+        site.database.execute(f'ALTER ROLE "{username(grant)}" NOSUPERUSER')
+    again = await booking.end(config_of(site), SystemClock(), Search(prefix=APP, state="unrevoked", most=1), yes=True)
+    assert (again, capsys.readouterr().out.splitlines()[-1]) == (codes.OK, "revoked 2 of 2")
+    assert site.users() == {username(spared)}
+
+
+@NEWEST
+async def test_leases_of_one_instant_are_each_met_once(site: Site) -> None:
+    engine = site.engine({APP: site.role()})
+    ids = [(await engine.issue(APP, fresh())).id for _ in range(4)]
+    site.database.execute("UPDATE leasehold.lease SET issued = (SELECT min(issued) FROM leasehold.lease)")
+
+    met = [
+        entry.lease_id
+        async for page in ledger.pages(config_of(site), SystemClock(), Search(most=1))
+        for entry in page.entries
+    ]
+
+    assert met == sorted(ids)
+
+
+@NEWEST
+async def test_a_search_for_everything_revokes_nothing(site: Site) -> None:
+    grant = await site.engine({APP: site.role()}).issue(APP, fresh())
+
+    for search in (Search(state="unrevoked"), Search(prefix=" /", lease_id=" ")):
+        with pytest.raises(ConfigError, match="name a lease, or a path"):
+            await booking.end(config_of(site), SystemClock(), search, yes=True)
+
+    assert site.users() == {username(grant)}
+
+
+@NEWEST
+async def test_who_looks_makes_no_journal(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of the database may be mistyped: nothing is left there, and the line names it."""
+    one = config_of(site, schema="nowhere", marker_group="leasehold_nowhere")
+
+    page = await ledger.find(one, SystemClock(), Search())
+    swept = [each async for each in ledger.sweep(one, SystemClock(), timeout=1.0)]
+    revoked = await booking.end(one, SystemClock(), Search(prefix=APP), yes=True)
+
+    (line,) = page.errors
+    assert line == (
+        f"postgresql: there is no journal in database {site.database.dbname}: no nowhere.lease, which the first agent "
+        "makes; see `dbname` and `schema`"
+    )
+    assert [each.error for each in swept] == [line]
+    assert revoked == codes.NO_AGENT
+    assert line in capsys.readouterr().err
+    assert not site.database.execute("SELECT FROM pg_namespace WHERE nspname = 'nowhere'")
+    assert not site.database.execute("SELECT FROM pg_roles WHERE rolname = 'leasehold_nowhere'")
 
 
 @NEWEST

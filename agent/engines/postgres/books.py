@@ -3,6 +3,8 @@
 An agent touches no unexpired lease of another holder. In an incident somebody must: here a lease's end is brought
 forward first, committed by itself, and then it is ended as every expired lease is. Its agent, where one runs, finds it
 gone at its next renewal or sweep, and replaces it.
+
+Nothing here makes a journal where there is none: the name of the database may be mistyped.
 """
 
 from collections.abc import Mapping
@@ -92,4 +94,4 @@ class Books:
         return not await self._journal.find(conn, Search(lease_id=row.id, state="unrevoked"))
 
     async def _greet(self, conn: Connection) -> None:
-        await setup.prepare(conn, self._config, self.name)
+        await setup.find(conn, self._config, self.name)

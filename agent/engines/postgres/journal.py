@@ -67,6 +67,7 @@ class Search:
         since: something happened to it in the last so many seconds: issued, revoked, or alive.
         state: "active" (neither ended nor revoked), "overdue" (ended, and its user still there) or "unrevoked" (both).
         most: rows, the newest ones.
+        after: a row of an earlier page: what comes after it, so that nothing is met twice.
     """
 
     prefix: str = ""
@@ -75,6 +76,8 @@ class Search:
     since: float | None = None
     state: Literal["", "active", "overdue", "unrevoked"] = ""
     most: int = 10_000
+    after: tuple[float, str] | None = field(default=None, repr=False)
+    """`issued` and `id` of that row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +216,7 @@ class Journal:
 
     async def find(self, conn: Connection, search: Search) -> list[Row]:
         """What matches, newest first, one row more than `search.most` where there are more; without tombstones."""
-        prefix = search.prefix.rstrip("/")
+        prefix = search.prefix.strip("/")
         cursor = await conn.execute(
             self._sql(
                 f"SELECT {_COLUMNS} FROM {{}}, (SELECT clock_timestamp() AS now) t WHERE username <> ''"  # noqa: S608
@@ -223,6 +226,8 @@ class Journal:
                 " AND (%(state)s <> 'active' OR expires > t.now) AND (%(state)s <> 'overdue' OR expires <= t.now)"
                 " AND (%(since)s::float8 IS NULL OR revoked_at IS NULL"
                 " OR greatest(issued, revoked_at) >= t.now - make_interval(secs => %(since)s::float8))"
+                " AND (%(past)s::float8 IS NULL OR extract(epoch FROM issued)::float8 < %(past)s::float8"
+                " OR extract(epoch FROM issued)::float8 = %(past)s::float8 AND id > %(last)s::uuid)"
                 " ORDER BY issued DESC, id LIMIT %(most)s"
             ),
             {
@@ -232,6 +237,8 @@ class Journal:
                 "since": search.since,
                 "state": search.state,
                 "most": search.most + 1,
+                "past": search.after[0] if search.after else None,
+                "last": search.after[1] if search.after else None,
             },
         )
         return [_row(found) for found in await cursor.fetchall()]

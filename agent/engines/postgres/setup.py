@@ -13,7 +13,7 @@ from agent.config.model import PostgreSQL
 from agent.engines.postgres.connections import Connection, transaction
 from agent.engines.postgres.errors import CommitFailed, Refused, error_of
 from agent.engines.postgres.journal import one
-from agent.errors import Forbidden, Unavailable
+from agent.errors import Forbidden, NotFound, Unavailable
 
 _TRIES = 3
 # Two agents that start at once both find nothing and both create: one of them then meets these.
@@ -109,6 +109,24 @@ async def prepare(conn: Connection, config: PostgreSQL, where: str) -> None:
     raise Refused(
         Unavailable(f"{where}: making the journal met another agent doing the same; the next try will find it")
     )
+
+
+async def find(conn: Connection, config: PostgreSQL, where: str) -> None:
+    """Make sure that there is a journal and that it is ours, for who only reads it; changes nothing.
+
+    Raises:
+        Refused: there is none, it is somebody else's, or the server is too old.
+    """
+    _check_version(conn, where)
+    seen = await look(conn, config)
+    _judge(seen, config, where)
+    if not seen.table:
+        raise Refused(
+            NotFound(
+                f"{where}: there is no journal in database {config.dbname}: no {config.schema}.lease, which the first "
+                "agent makes; see `dbname` and `schema`"
+            )
+        )
 
 
 def _check_version(conn: Connection, where: str) -> None:

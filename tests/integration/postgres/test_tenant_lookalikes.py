@@ -4,9 +4,10 @@ import psycopg
 import pytest
 
 from agent.errors import Forbidden
-from tests.integration.postgres.site import ROLE, Site, as_itself, fresh, own_schema, username
+from tests.integration.postgres.site import NEWEST, ROLE, Site, as_itself, fresh, own_schema, username
 
 
+@NEWEST
 async def test_roles_that_look_like_ours_are_left_alone_whatever_they_carry(any_site: Site):
     engine = any_site.engine()
     grant = await engine.issue(ROLE, fresh())
@@ -32,6 +33,7 @@ async def test_roles_that_look_like_ours_are_left_alone_whatever_they_carry(any_
     assert not any_site.exists(grant)
 
 
+@NEWEST
 async def test_a_role_made_anew_under_a_user_s_name_is_not_touched(site: Site):
     """Somebody drops the user and makes a login of their own: it is not in the marker group."""
     engine = site.engine()
@@ -48,6 +50,7 @@ async def test_a_role_made_anew_under_a_user_s_name_is_not_touched(site: Site):
     assert site.database.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", username(grant)) == [(True,)]
 
 
+@NEWEST
 async def test_journals_of_a_tenant_s_own_are_never_read(any_site: Site):
     """A table `lease` in public, in a schema of its own, and in its temporary one; rows in them are nobody's leases."""
     schema = own_schema(any_site)
@@ -78,6 +81,7 @@ async def test_journals_of_a_tenant_s_own_are_never_read(any_site: Site):
     assert not any_site.exists(grant)
 
 
+@NEWEST
 async def test_a_tenant_that_made_the_journal_s_schema_first_is_found_out(site: Site):
     """With CREATE on the database a tenant of another agent may be there before ours."""
     other = site.engine(schema="elsewhere", holder="another")

@@ -13,13 +13,24 @@ from tests.fix_postgres import superuser
 from tests.integration.postgres.site import NEWEST, ROLE, Site, as_itself, fresh, lease, own_schema, username
 
 
+def roll_all_back(site: Site) -> None:
+    for gid, dbname in site.database.execute("SELECT gid, database FROM pg_prepared_xacts"):
+        with superuser(site.database.cluster, dbname) as conn, contextlib.suppress(psycopg.Error):
+            conn.execute(f"ROLLBACK PREPARED '{gid}'")
+
+
 @pytest.fixture
 def kept(site: Site) -> Iterator[None]:
     """Whatever a test leaves prepared is rolled back."""
     yield
-    for gid, dbname in site.database.execute("SELECT gid, database FROM pg_prepared_xacts"):
-        with superuser(site.database.cluster, dbname) as conn, contextlib.suppress(psycopg.Error):
-            conn.execute(f"ROLLBACK PREPARED '{gid}'")
+    roll_all_back(site)
+
+
+@pytest.fixture
+def kept_anywhere(any_site: Site) -> Iterator[None]:
+    """The same, for a test on either kind of admin."""
+    yield
+    roll_all_back(any_site)
 
 
 def prepare(site: Site, grant: Grant, *statements: str, gid: str = "kept", owner: str | None = None) -> None:
@@ -67,6 +78,7 @@ async def test_one_that_keeps_the_user_able_to_log_in_is_rolled_back(any_site: S
     assert username(grant) not in said
 
 
+@NEWEST
 async def test_one_in_another_database_is_rolled_back_by_the_sweep(site: Site, kept: None):
     engine = site.engine()
     grant = await engine.issue(ROLE, fresh())
@@ -85,36 +97,46 @@ async def test_one_in_another_database_is_rolled_back_by_the_sweep(site: Site, k
 
 
 @NEWEST
-async def test_one_in_a_database_of_another_encoding_is_rolled_back(site: Site):
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_one_in_a_database_of_another_encoding_is_rolled_back(site: Site, encoding):
     """Its id is no UTF-8, and comes back to the server as it is."""
     engine = site.engine()
     grant = await engine.issue(ROLE, fresh())
-    dbname = f"{site.database.dbname}_latin1"
-    site.database.execute(f"CREATE DATABASE {dbname} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    dbname = f"{site.database.dbname}_other"
+    site.database.execute(
+        f"CREATE DATABASE {dbname} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
     try:
         with site.log_in(grant, dbname) as session:
             session.execute("SET ROLE NONE")
             session.execute("BEGIN")
             session.execute(OWN_PASSWORD)
-            session.execute("PREPARE TRANSACTION 'caf\u00e9'")
+            session.execute("SET client_encoding = 'SQL_ASCII'")
+            session.execute(b"PREPARE TRANSACTION 'caf\xe9'")
 
         await engine.revoke(grant.id)
 
         assert not site.exists(grant)
     finally:
+        with superuser(site.database.cluster, dbname) as conn, contextlib.suppress(psycopg.Error):
+            conn.execute("SET client_encoding = 'SQL_ASCII'")
+            conn.execute(b"ROLLBACK PREPARED 'caf\xe9'")
         site.database.execute(f"DROP DATABASE {dbname}")
 
 
-async def test_one_that_is_neither_the_user_s_nor_its_group_s_is_named_and_the_sessions_end(site: Site, kept: None):
-    engine = site.engine()
+@NEWEST
+async def test_one_that_is_neither_the_user_s_nor_its_group_s_is_named_and_the_sessions_end(
+    any_site: Site, kept_anywhere: None
+):
+    engine = any_site.engine()
     grant, other = await engine.issue(ROLE, fresh()), await engine.issue(ROLE, fresh())
-    session = site.log_in(grant)
-    with superuser(site.database.cluster, site.database.dbname) as somebody:
+    session = any_site.log_in(grant)
+    with superuser(any_site.database.cluster, any_site.database.dbname) as somebody:
         somebody.execute("BEGIN")
         somebody.execute(f'ALTER ROLE "{username(grant)}" CONNECTION LIMIT 7')
         somebody.execute("PREPARE TRANSACTION 'theirs'")
-    site.expire(grant)
-    site.expire(other)
+    any_site.expire(grant)
+    any_site.expire(other)
 
     swept = await engine.sweep()
 
@@ -122,17 +144,17 @@ async def test_one_that_is_neither_the_user_s_nor_its_group_s_is_named_and_the_s
     (line,) = swept.failed
     assert line == (
         f"postgresql: sweep {ROLE}: its user can still log in, for its role is held by prepared transaction theirs in "
-        f"database {site.database.dbname}; COMMIT PREPARED or ROLLBACK PREPARED it as a superuser"
+        f"database {any_site.database.dbname}; COMMIT PREPARED or ROLLBACK PREPARED it as a superuser"
     )
     assert (await engine.sweep()).failed == (line,), "it is named at every sweep"
-    assert prepared(site) == ["theirs"]
+    assert prepared(any_site) == ["theirs"]
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
     with pytest.raises(LeaseGone):
         await engine.renew(lease(grant), 60.0)
-    site.database.execute("ROLLBACK PREPARED 'theirs'")
+    any_site.database.execute("ROLLBACK PREPARED 'theirs'")
     await engine.revoke(grant.id)
-    assert not site.exists(grant)
+    assert not any_site.exists(grant)
 
 
 async def test_a_user_that_also_gave_itself_to_our_login_can_at_least_log_in_no_longer_than_its_lease(
@@ -177,6 +199,7 @@ async def test_one_that_only_keeps_its_rights_from_us_does_not_keep_it_able_to_l
     assert not site.exists(grant)
 
 
+@NEWEST
 async def test_one_with_data_that_does_not_keep_it_able_to_log_in_is_left_to_people(site: Site, kept: None):
     schema = own_schema(site)
     engine = site.engine()
@@ -196,6 +219,7 @@ async def test_one_with_data_that_does_not_keep_it_able_to_log_in_is_left_to_peo
     assert not site.exists(grant)
 
 
+@NEWEST
 async def test_one_of_a_sibling_that_holds_the_user_s_role_is_named(site: Site, kept: None):
     """A sibling can give the user something, as their group, and prepare that: the role cannot go."""
     schema = own_schema(site)
@@ -217,6 +241,7 @@ async def test_one_of_a_sibling_that_holds_the_user_s_role_is_named(site: Site, 
     assert not site.exists(grant)
 
 
+@NEWEST
 async def test_who_holds_the_role_in_a_session_is_named(site: Site):
     engine = site.engine()
     grant = await engine.issue(ROLE, fresh())

@@ -135,6 +135,7 @@ SETTINGS = {
 }
 
 
+@NEWEST
 async def test_whatever_a_tenant_sets_for_its_role_changes_nothing_for_ours(any_site: Site):
     engine = any_site.engine()
     grant = await engine.issue(ROLE, fresh())
@@ -154,6 +155,7 @@ async def test_whatever_a_tenant_sets_for_its_role_changes_nothing_for_ours(any_
     assert not any_site.exists(grant)
 
 
+@NEWEST
 async def test_a_tenant_that_resets_its_settings_is_ended_all_the_same(any_site: Site):
     schema = own_schema(any_site)
     engine = any_site.engine()
@@ -279,6 +281,7 @@ def queue_for_everybody_s_way_in(site: Site, grant: Grant) -> tuple[Any, Any, th
     return reader, writer, thread, said
 
 
+@NEWEST
 async def test_a_weaker_lock_queued_there_stops_the_others_no_longer_than_the_tenant_lives(own_site: Site):
     """CREATE TRIGGER, too, takes its lock first. Behind an uncommitted ALTER ROLE, every other waits for it."""
     engine = own_site.engine()
@@ -339,6 +342,7 @@ async def test_a_lock_queued_on_the_table_of_roles_ends_our_calls_in_time(own_si
         assert not own_site.exists(grant)
 
 
+@NEWEST
 async def test_the_guard_keeps_lease_users_from_queueing_there(own_site: Site):
     """deploy/postgresql/guard.sql, which a superuser may run in each database."""
     with superuser(own_site.database.cluster, own_site.database.dbname) as conn:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import log
+from agent import catalogue, log
 from agent.api.access import AllowList, RoleAccess
 from agent.api.binding import BACKLOG, Binding, bind
 from agent.api.fastpath import Reads
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = log.get(__name__)
 
-_LOOK = 5.0  # seconds between two looks at the socket's path
+_LOOK = 2.0  # seconds between two looks at the socket's path
 
 
 class Server:
@@ -89,6 +89,7 @@ class Server:
         """What was counted here."""
         yield from self._listener.families()
         yield from self._reads.families()
+        yield catalogue.DENIALS.of(self._leases.denials())
 
     async def start(self) -> None:
         """Take the socket and answer on it.
@@ -123,7 +124,10 @@ class Server:
         """Say once when the socket's path no longer leads here: nobody who connects from then on is served."""
         said = ""
         while self._binding is not None:
-            wrong = await in_daemon_thread(self._binding.astray)
+            try:
+                wrong = await in_daemon_thread(self._binding.astray)
+            except OSError:  # no thread for it: the next look tells
+                wrong = said
             if wrong and wrong != said:
                 _log.error(Event.SOCKET_LOST, socket=self._config.address, reason=f"{wrong}: restart the agent")
             said = wrong
@@ -165,7 +169,10 @@ class Server:
             await self._inner.close()
         if self._binding is not None:
             binding, self._binding = self._binding, None
-            await in_daemon_thread(binding.release)
+            try:
+                await in_daemon_thread(binding.release)
+            except OSError as error:  # no thread for it: nobody listens there, and the next start takes it over
+                _log.warning(Event.SOCKET_LOST, socket=self._config.address, reason=f"left: {log.reason_of(error)}")
 
 
 def _import_routes() -> "tuple[type[Inner], type[Routes]]":

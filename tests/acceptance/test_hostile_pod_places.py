@@ -8,7 +8,6 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import pytest
 from agent.atomicfile import on_memory
 from tests.acceptance.conftest import RunAgent
 from tests.acceptance.harness import Agent, as_uid, eventually, from_file, log_in
-from tests.acceptance.neighbour import STRANGER, unharmed
-from tests.acceptance.others import NOBODY, as_root, environment, python_of_others
+from tests.acceptance.neighbour import LOOKS, STRANGER, unharmed
+from tests.acceptance.others import NOBODY, environment, python_of_others
 from tests.acceptance.scenes import ROLE, document, file_of, leased, place_of
 from tests.fix_postgres import Database
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at the agent through /proc")
+pytestmark = LOOKS
 
 
 def with_places(place: Path, database: Database, **role: object) -> Any:
@@ -128,7 +127,6 @@ def test_what_can_be_replaced_is_replaced_and_never_followed_nor_waited_for(
     assert stat.S_ISREG((place / "state" / "holder.json").lstat().st_mode)
 
 
-@as_root
 def test_in_a_directory_that_everybody_may_write_others_cannot_take_the_files_name(
     run_agent: RunAgent, database: Database, place: Path
 ) -> None:
@@ -229,8 +227,7 @@ def test_a_directory_that_is_opened_or_swapped_gets_no_secret_until_it_is_right_
         agent.file.parent.chmod(0o750)
         agent.file.parent.rename(place / "away")
         agent.file.parent.symlink_to(elsewhere)
-        if os.geteuid() == 0:  # a link of root's own in root's own directory is nobody's attack
-            os.lchown(agent.file.parent, STRANGER, STRANGER)
+        os.lchown(agent.file.parent, STRANGER, STRANGER)  # root's own, in root's own directory, is nobody's attack
         assert eventually(lambda: "symbolic link" in failed())
         assert list(elsewhere.iterdir()) == []
 
@@ -267,7 +264,6 @@ def small_volume(place: Path) -> Iterator[Path]:
         pass
 
 
-@as_root
 def test_a_volume_that_is_full_or_gone_is_named_and_no_secret_falls_on_the_disk_below(
     run_agent: RunAgent, database: Database, place: Path, small_volume: Path
 ) -> None:

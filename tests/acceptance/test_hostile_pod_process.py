@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ import pytest
 
 from tests.acceptance.conftest import RunAgent
 from tests.acceptance.harness import Agent, Credential, eventually, from_file, log_in
-from tests.acceptance.neighbour import unharmed
-from tests.acceptance.others import NOBODY, as_root, environment, python_of_others
+from tests.acceptance.neighbour import LOOKS, unharmed
+from tests.acceptance.others import NOBODY, environment, python_of_others
 from tests.acceptance.scenes import ROLE, document, file_of, leased, place_of
 from tests.fix_postgres import Database
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ptrace, /proc and their rules are Linux's")
+pytestmark = LOOKS
 
 _INTRUDER = """
 import ctypes, os, sys
@@ -73,7 +72,6 @@ def ways_into(pid: int, python: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@as_root
 def test_a_process_of_its_own_user_has_no_way_into_it(run_agent: RunAgent, database: Database, place: Path) -> None:
     """Promise 9: not by ptrace, /proc, process_vm_readv or pidfd_getfd; an ordinary process has all of these open."""
     python = python_of_others()

@@ -84,6 +84,10 @@ class Keeper(Protocol):
         """See Renewer.revoke."""
         ...
 
+    async def strike(self, lease_id: str) -> None:
+        """See Renewer.strike."""
+        ...
+
 
 class Desk:
     """Looks after the leases of `renewers`, by role; the mapping may still grow."""
@@ -108,6 +112,7 @@ class Desk:
         """
         asked = [self._renewers[each.role].revoke(each.lease_id) for each in leases]
         confirmed = [event for event in asked if event is not None]  # None: it has ended meanwhile
+        await asyncio.gather(*(self._renewers[each.role].strike(each.lease_id) for each in leases))
         try:
             async with self._clock.timeout(patience):
                 for event in confirmed:

@@ -79,7 +79,7 @@ class Renewer:
         self._policy = policy
         self._clock = clock
         self._verify = verify
-        self._memory = Memory(role, recorder, adopted)
+        self._memory = Memory(role, recorder, adopted, clock)
         self._random = rng or _SYSTEM
         self._splay = splay
         self._verify_every = verify_every
@@ -150,6 +150,10 @@ class Renewer:
     def overdue(self, now: float) -> float:
         """Seconds that the loop has slept past its own next step; 0.0 during a step, however long an upstream takes."""
         return max(0.0, now - self._due_at)
+
+    async def strike(self, lease_id: str) -> None:
+        """Remember that the lease was revoked: a restart from now on does not bring it back."""
+        await self._memory.strike(lease_id, self._clock.now())
 
     def recheck(self) -> None:
         """Look at the clock again: the machine was suspended, or its timers are late."""

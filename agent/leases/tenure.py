@@ -183,7 +183,8 @@ class Tenure:
     def release(self, now: float) -> None:
         """Nobody uses the role any more."""
         self.let_go(now)
-        self.view = replace(self.view, replace=False, failures=0, not_before=-math.inf)
+        # The hold that failures have put on calls stands: else readers who come and go would buy more of them.
+        self.view = replace(self.view, replace=False, failures=0)
 
     def report(self, step: Wait) -> None:
         """Nothing is to be done before `step.until`."""

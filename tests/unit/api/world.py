@@ -123,6 +123,9 @@ class Keeper:
         """What it has."""
         return self.leases
 
+    async def strike(self, lease_id: str) -> None:
+        """Remembers nothing."""
+
     def revoke(self, lease_id: str) -> asyncio.Event | None:
         """As a Renewer: None where it is not there."""
         if lease_id not in [each.lease_id for each in self.leases]:

@@ -331,7 +331,7 @@ async def test_a_save_that_is_cancelled_counts_as_done(clock: FakeClock) -> None
             saved.append(record)
             await clock.sleep(1.0)
 
-    memory = Memory(ROLE, Slow(), None)
+    memory = Memory(ROLE, Slow(), None, clock)
     saving = asyncio.create_task(memory.keep(None, (), proposed="p"))
     await settle()
     saving.cancel()

@@ -107,7 +107,8 @@ async def test_a_refusal_holds_nobody_else_up(clock: FakeClock) -> None:
     assert circuit.state == "closed"
 
 
-async def test_a_caller_whose_deadline_passes_narrows_the_gate_and_frees_its_place(clock: FakeClock) -> None:
+async def test_a_caller_that_is_cancelled_says_nothing_about_the_upstream_and_frees_its_place(clock: FakeClock) -> None:
+    """A stop cancels calls in flight, and then needs every place for its revocations."""
     engine = FakeEngine(clock, script=lambda op, n: 100.0)
     circuit = Circuit("db", limit=1)
 
@@ -115,6 +116,23 @@ async def test_a_caller_whose_deadline_passes_narrows_the_gate_and_frees_its_pla
     await settle()
     task.cancel()
     await settle()
+    engine.script = lambda op, n: None
+    await through(circuit, engine.ping)
+
+    assert circuit.state == "closed"
+
+
+async def test_a_call_whose_deadline_passes_narrows_the_gate_and_frees_its_place(clock: FakeClock) -> None:
+    engine = FakeEngine(clock, script=lambda op, n: 100.0)
+    circuit = Circuit("db", limit=1)
+
+    async def bounded() -> None:
+        async with clock.timeout(1.0):
+            await engine.ping()
+
+    task = asyncio.create_task(through(circuit, bounded))
+    await clock.advance(2.0)
+    assert isinstance(task.exception(), TimeoutError)
     assert circuit.state == "open"
     engine.script = lambda op, n: None
     await through(circuit, engine.ping)

@@ -137,6 +137,7 @@ async def test_nothing_of_another_schema_is_called(site: Site):
 
 @NEWEST
 async def test_the_server_s_version_is_logged_once(site: Site):
+    """R003-127: 12 with a warning."""
     engine = site.engine()
 
     with structlog.testing.capture_logs() as lines:
@@ -145,6 +146,9 @@ async def test_the_server_s_version_is_logged_once(site: Site):
     said = [line for line in lines if "version" in line]
     assert len(said) == 1
     assert said[0]["version"].startswith(f"{site.database.cluster.major}.")
+    old = site.database.cluster.major < 13
+    assert said[0].get("warning") == ("PostgreSQL 12 is no longer supported by its makers" if old else None)
+    assert said[0]["log_level"] == ("warning" if old else "info")
 
 
 @NEWEST

@@ -16,7 +16,7 @@ import pytest
 
 from agent.atomicfile import on_memory
 from tests.acceptance.conftest import RunAgent
-from tests.acceptance.harness import Agent, as_uid, eventually, from_file, log_in
+from tests.acceptance.harness import Agent, as_uid, credential, eventually, from_file, log_in
 from tests.acceptance.neighbour import LOOKS, STRANGER, unharmed
 from tests.acceptance.others import NOBODY, environment, python_of_others
 from tests.acceptance.scenes import ROLE, document, file_of, leased, place_of
@@ -163,7 +163,8 @@ def test_in_a_directory_that_everybody_may_write_others_cannot_take_the_files_na
             with pytest.raises(PermissionError):
                 attack()
     with as_uid(NOBODY):
-        assert from_file(planted).username == agent.read(ROLE).username
+        served = agent.ask(f"/v1/{ROLE}")
+    assert from_file(planted).username == credential(served).username
     assert agent.stop() == 0
     assert not planted.exists()
 

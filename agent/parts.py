@@ -103,8 +103,10 @@ class Builder:
         path, allow_disk = Path(agent.state_dir), agent.state_allow_disk
 
         def take_over() -> tuple[StateDir, int, dict[str, RoleRecord]]:
-            state = StateDir(path, holder=self.holder, boot=boot_id(), allow_disk=allow_disk)
+            upstreams = {name: role.upstream for name, role in self.config.role.items()}
+            state = StateDir(path, holder=self.holder, boot=boot_id(), allow_disk=allow_disk, upstreams=upstreams)
             incarnation = state.open(least)
+            state.forget_others(upstreams)
             return state, incarnation, {role: state.load(role) for role in self.config.role}
 
         parts.state, incarnation, left = await in_daemon_thread(take_over)

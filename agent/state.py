@@ -13,8 +13,10 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agent import atomicfile, log
@@ -40,13 +42,23 @@ class StateDir:
     Args:
         boot: names the running boot; records of another are not served.
         allow_disk: keep secrets there although it is no memory file system.
+        upstreams: of every role; a lease of another upstream is neither served nor revoked where it never was.
     """
 
-    def __init__(self, path: Path, *, holder: str, boot: str, allow_disk: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        holder: str,
+        boot: str,
+        allow_disk: bool = False,
+        upstreams: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._path = path
         self._holder = holder
         self._boot = boot
         self._allow_disk = allow_disk
+        self._upstreams = upstreams
         self._lock: int | None = None
         self._newest: dict[str, RoleRecord] = {}
         # A writing thread outlives the task that was cancelled: whichever writes last, it writes the newest record.
@@ -101,11 +113,25 @@ class StateDir:
         found = self._read(path)
         if not found:
             return RoleRecord()
+        ours = self._upstreams.get(role, "")
+        if found.get("upstream", ours) != ours:
+            why = "the role asks another upstream now: its old lease is not served, and ends by itself where it is"
+            _log.warning(Event.STATE_FAILED, role=role, path=str(path), error=why)
+            return RoleRecord()
         try:
             return _record(found, same_boot=found["boot"] == self._boot, holder=self._holder)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             _log.warning(Event.STATE_FAILED, role=role, path=str(path), error="not a record of this version: ignored")
             return RoleRecord()
+
+    def forget_others(self, roles: Collection[str]) -> None:
+        """Remove the records, and with them the passwords, of roles that are no longer configured; each is said."""
+        kept = {self._file(role) for role in roles}
+        for path in set(self._path.glob("role-*.json")) - kept:
+            why = "its role is no longer configured: what is left of its leases ends by itself"
+            _log.warning(Event.STATE_FAILED, path=str(path), error=why)
+            with contextlib.suppress(OSError):
+                atomicfile.remove(path)
 
     async def save(self, role: str, record: RoleRecord) -> None:
         """See `agent.leases.record.Recorder`."""
@@ -123,7 +149,8 @@ class StateDir:
             if record.empty:
                 atomicfile.remove(path)
                 return
-            self._write(path.name, {"boot": self._boot, "holder": self._holder, "role": role, **_plain(record)})
+            whose = {"holder": self._holder, "role": role, "upstream": self._upstreams.get(role, "")}
+            self._write(path.name, {"boot": self._boot, **whose, **_plain(record)})
 
     def close(self) -> None:
         """Let go of the directory; records of what is still alive stay."""
@@ -161,7 +188,7 @@ def boot_id() -> str:
     """Names the running boot; where the system does not say, every start is another one."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"unknown-{os.getpid()}"
+    return f"unknown-{uuid.uuid4()}"  # a process id would come again in the next container
 
 
 def _plain(record: RoleRecord) -> dict[str, Any]:

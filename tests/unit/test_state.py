@@ -29,8 +29,10 @@ def lines() -> Iterator[Sequence[MutableMapping[str, Any]]]:
         yield captured
 
 
-def opened(path: Path, *, holder: str = "web-0", boot: str = "b1", least: int = 5) -> tuple[StateDir, int]:
-    state = StateDir(path, holder=holder, boot=boot, allow_disk=True)
+def opened(
+    path: Path, *, holder: str = "web-0", boot: str = "b1", least: int = 5, upstream: str = "postgresql"
+) -> tuple[StateDir, int]:
+    state = StateDir(path, holder=holder, boot=boot, allow_disk=True, upstreams={ROLE: upstream})
     return state, state.open(least)
 
 
@@ -102,6 +104,37 @@ def test_a_record_of_another_holder_is_not_ours(tmp_path: Path) -> None:
     assert again.load(ROLE) == RoleRecord()
     assert incarnation == 3
     again.close()
+
+
+def test_a_record_of_another_upstream_is_neither_served_nor_revoked_there(
+    tmp_path: Path, lines: Sequence[MutableMapping[str, Any]]
+) -> None:
+    """Its id would be buried at a server that never had it, while the user at the old one lives on unnamed."""
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+    state.close()
+
+    again, _ = opened(tmp_path / "state", upstream="postgresql.other")
+
+    assert again.load(ROLE) == RoleRecord()
+    assert [line["event"] for line in lines] == [Event.STATE_FAILED]
+    assert "another upstream" in lines[0]["error"]
+    again.close()
+
+
+def test_the_record_of_a_role_that_is_gone_is_removed_with_its_password(
+    tmp_path: Path, lines: Sequence[MutableMapping[str, Any]]
+) -> None:
+    state, _ = opened(tmp_path / "state")
+    save(state, record())
+
+    state.forget_others({ROLE})
+    assert state.load(ROLE) == record()
+    state.forget_others({"database/creds/new"})
+
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["holder.json", "lock"]
+    assert [line["event"] for line in lines] == [Event.STATE_FAILED]
+    state.close()
 
 
 def test_two_agents_do_not_share_a_state_directory(tmp_path: Path) -> None:

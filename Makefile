@@ -17,8 +17,9 @@ help:
 demo: $(VENV)/dev.stamp
 	@exec $(BIN)/leasehold dev $(ARGS)
 
+# Two at once: most of a test's time is waiting for servers. One at a time: make test ARGS="-n 0".
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .

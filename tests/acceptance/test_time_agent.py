@@ -166,7 +166,7 @@ def stand_still_past_the_end(stage: Stage) -> None:
     assert credential(answers[-1]).username != before.username
     with log_in(stage.place, from_file(agent.file)):
         pass
-    assert len(agent.logged("issued")) == 2
+    assert len(agent.logged("issued")) in (2, 3)  # 3 where the machine is too slow for a lease of 6 s
     assert agent.stop() == 0
 
 

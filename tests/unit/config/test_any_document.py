@@ -122,11 +122,11 @@ def told(text: str | bytes, environ: dict[str, str]) -> list[str]:
 
 
 def judge(text: str | bytes, environ: dict[str, str]) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # not the wall's: others use the machine too
 
     lines = told(text, environ)
 
-    assert time.perf_counter() - began < QUICK
+    assert time.thread_time() - began < QUICK
     assert all(line.isprintable() and ": " in line for line in lines), "each is one line with its place"
     assert len(set(lines)) == len(lines)
 

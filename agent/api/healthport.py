@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from agent import log
 from agent.api.access import Options, Peer
+from agent.api.connection import Connection
 from agent.api.health import Probes, probe_answers
 from agent.api.listener import InnerFactory, Listener, close_door
 from agent.api.metrics import PATH, Metrics
@@ -38,7 +39,7 @@ class _Limits:
     address: str
     max_connections: int
     max_connections_per_uid: int
-    idle_timeout: float = 60.0
+    idle_timeout: float = 5.0
     request_timeout: float = 5.0
     max_header: int = 8192
     max_body: int = 0
@@ -81,12 +82,46 @@ class ProbeDesk:
         return probe() if probe is not None else _ELSEWHERE
 
 
+class _Visitor(Connection):
+    """A connection that the next one may take the place of."""
+
+    __slots__ = ()
+
+    @property
+    def standing(self) -> tuple[bool, float]:
+        """The least of all has been idle longest; whom an answer is due to comes after all the idle ones."""
+        return self._busy, self._idle_at
+
+
+class _Hall(Listener):
+    """When full, the connection that has been idle longest makes room: whoever only holds connections open shuts out no
+    probe, for which a kubelet would end the pod.
+    """
+
+    def __call__(self) -> Connection:
+        """A new connection."""
+        return _Visitor(self)
+
+    def admit(self, connection: Connection) -> Response | None:
+        """See Listener."""
+        if not self.stopping and len(self._connections) >= min(self.room.most, self.room.most_per_uid):
+            oldest = min((each for each in self._connections if isinstance(each, _Visitor)), key=_standing)
+            self.complain(oldest.peer, 503, "too many connections: the one that was idle longest makes room")
+            self.forget(oldest)  # at once: that it is gone is told in a later turn of the loop
+            oldest.abort()
+        return super().admit(connection)
+
+
+def _standing(visitor: _Visitor) -> tuple[bool, float]:
+    return visitor.standing
+
+
 class HealthServer:
     """Serves probes on a TCP port."""
 
     def __init__(self, config: HealthListener, *, probes: Probes, metrics: Metrics, clock: Clock) -> None:
         self._address = config.address
-        self._listener = Listener(
+        self._listener = _Hall(
             _Limits(
                 address=config.address,
                 max_connections=config.max_connections,

@@ -127,19 +127,56 @@ async def test_several_requests_of_one_connection_are_answered_in_order(clock: F
     assert [answer.status for answer in answers] == [200, 200, 404, 200]
 
 
-async def test_connections_beyond_the_limit_are_turned_away_and_counted(clock: FakeClock) -> None:
-    async with Port(clock, max_connections=2).serving() as port:
-        clients = [await port.client() for _ in range(2)]
-        for client in clients:
-            assert (await client.ask(get("/livez"))).status == 200
-        third = await port.client()
-        answer = await third.answer()
+async def test_whoever_only_holds_connections_open_shuts_out_no_probe(clock: FakeClock) -> None:
+    async with Port(clock, max_connections=3).serving() as port:
+        silent = await port.client()
+        await asyncio.sleep(0.02)
+        await clock.advance(0.5)
+        half = await port.client()
+        half.send(b"GET /readyz HTTP/1.1\r\nHost")
+        await asyncio.sleep(0.02)
+        await clock.advance(0.5)
+        used = await port.client()
+        assert (await used.ask(get("/livez"))).status == 200
+        await clock.advance(1.0)
+        answers = [await port.ask(get("/livez"))]
+        ends = [await silent.end()]
+        await clock.advance(0.5)
+        late, latest = await port.client(), await port.client()
+        ends.append(await half.end())
+        answers += [await client.ask(get("/readyz")) for client in (late, latest, used)]
         refused = next(family for family in port.server.families() if family.metric is catalogue.REFUSED)
-        for client in (*clients, third):
+        held = next(family for family in port.server.families() if family.metric is catalogue.CONNECTIONS)
+        for client in (silent, half, used, late, latest):
             await client.close()
 
-    assert answer.status == 503
-    assert dict(refused.rows)["health", "503"] == 1
+    assert [answer.status for answer in answers] == [200] * 4, "and who has just been answered stays"
+    assert ends == [b"", b""]
+    assert dict(refused.rows)["health", "503"] == 2
+    assert dict(held.rows)["health",] == 3
+
+
+async def test_a_flood_of_connections_never_exceeds_the_limit(clock: FakeClock) -> None:
+    async with Port(clock, max_connections=4).serving() as port:
+        flood = [await port.client() for _ in range(40)]
+        answer = await port.ask(get("/readyz"))
+        held = next(family for family in port.server.families() if family.metric is catalogue.CONNECTIONS)
+        for client in flood:
+            await client.close()
+
+    assert answer.status == 200
+    assert dict(held.rows)["health",] <= 4
+
+
+async def test_an_idle_connection_ends_after_five_seconds(clock: FakeClock) -> None:
+    async with Port(clock).serving() as port:
+        client = await port.client()
+        assert (await client.ask(get("/livez"))).status == 200
+        await clock.advance(6.5)
+        rest = await client.end()
+        await client.close()
+
+    assert rest == b""
 
 
 async def test_who_sends_slowly_is_sent_away(clock: FakeClock) -> None:

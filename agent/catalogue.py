@@ -54,7 +54,7 @@ RENDERS = _m("renders_total", _C, "Files rendered and, where they changed, writt
 FILE_FAILED = _m("file_failed", _G, "Whether the file could not be rendered, written or removed.", "path")
 # -- the listeners ----------------------------------------------------------------------------------------------------
 READS = _m("reads_total", _C, "Reads answered.", "role", "outcome")
-DENIALS = _m("denials_total", _C, "Requests of callers that are not on the role's list.", "role", "operation")
+DENIALS = _m("denials_total", _C, "Requests of callers that no list admits; operators: no role.", "role", "operation")
 CONNECTIONS = _m("connections", _G, "Open connections.", "listener")
 REFUSED = _m("requests_refused_total", _C, "Requests and connections that break a limit.", "listener", "status")
 FAULTS = _m("faults_total", _C, "Requests that a bug of ours left without an answer.", "listener")

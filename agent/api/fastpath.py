@@ -31,7 +31,7 @@ _log = log.get(__name__)
 # A client's own patience is 5 s as a rule: we answer before it gives up.
 _PATIENCE = 4.5
 _DENIED_INTERVAL = 60.0
-_REFUSALS = 400
+_GIVEN = 200
 _MOST_TOLD = 1024
 _READS = (b"GET", b"HEAD")
 
@@ -130,6 +130,10 @@ class RoleReader:
             return found
         return FirstAttempt(self, if_none_match) if self.undecided(now) else self.absent(now)
 
+    def headers(self, peer: Peer, if_none_match: bytes | None, now: float) -> "Response | FirstAttempt":
+        """The same for HEAD, which hands no credential out: no witness is told."""
+        return RoleReader.answer(self, peer, if_none_match, now)
+
     def present(self, if_none_match: bytes | None, now: float) -> Response | None:
         """The credential as it may be served at `now`; None where it may not."""
         snapshot = self._cache.read(self.role, now)
@@ -223,7 +227,7 @@ class WitnessedReader(RoleReader):
     def witnessed(self, peer: Peer, response: Response) -> None:
         """Tell of `response`, if it is a credential that this caller had not got before."""
         prepared = self._prepared
-        if prepared is None or response.status >= _REFUSALS:
+        if prepared is None or response.status != _GIVEN:
             return
         if prepared.snapshot.generation != self._told_of:
             self._told_of = prepared.snapshot.generation
@@ -308,7 +312,8 @@ class Reads:
         reader = self._by_target.get(request.target) or self._find(request.target)
         if reader is None:
             return None
-        return reader.answer(peer, request.headers.get(b"if-none-match"), now)
+        known = request.headers.get(b"if-none-match")
+        return reader.headers(peer, known, now) if request.method == b"HEAD" else reader.answer(peer, known, now)
 
     def _find(self, target: bytes) -> RoleReader | None:
         """The same for its other spellings: an absolute URL, percent-encoding, an empty query."""

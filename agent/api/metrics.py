@@ -12,7 +12,7 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from agent import catalogue
-from agent.api.wire import WANTED, Response
+from agent.api.wire import WANTED, Response, error
 from agent.clock import Clock
 from agent.meters import Distribution, Family, Kind, merged
 from agent.offload import in_daemon_thread
@@ -49,7 +49,10 @@ class Metrics:
             if last is not None and 0 <= now - at < _FRESH:
                 return last
             families = merged(self._gather())
-            body, kind = await in_daemon_thread(lambda: render(families, openmetrics=openmetrics))
+            try:
+                body, kind = await in_daemon_thread(lambda: render(families, openmetrics=openmetrics))
+            except OSError as problem:
+                return error(503, f"no metrics now: {problem.strerror}", ("Retry-After", "1"))
             response = Response(200, body, (("Content-Type", kind), ("Cache-Control", "no-store")))
             self._last[openmetrics] = (now, response)
             return response

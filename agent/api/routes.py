@@ -92,8 +92,7 @@ class Routes:
         if path != PATH:
             return self._health.report(peer)
         if not self._health.operator(peer):
-            remedy = f'add "uid:{peer.uid}" to allow_admin = [...] under [listener.unix], or use [listener.health]'
-            return error(403, f"uid {peer.uid} may not read {PATH}: {remedy}")
+            return self._leases.denied(peer, "metrics", "; or use [listener.health]")
         accept = request.headers.get("Accept")
         return await self._metrics.response(None if accept is None else accept.encode("latin-1", "replace"))
 
@@ -107,7 +106,9 @@ class Routes:
         if request.method not in _READ:
             return READ_ONLY
         known = request.headers.get("If-None-Match")
-        answer = reader.answer(peer, None if known is None else known.encode("latin-1", "replace"), self._clock.now())
+        tags = None if known is None else known.encode("latin-1", "replace")
+        now = self._clock.now()
+        answer = reader.headers(peer, tags, now) if request.method == "HEAD" else reader.answer(peer, tags, now)
         return answer if isinstance(answer, Response) else await answer.response()
 
     def _rotation(self, peer: Peer, reader: RoleReader, body: bytes) -> Response:

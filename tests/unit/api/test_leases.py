@@ -494,6 +494,24 @@ async def test_a_read_is_told_once_per_generation(world: World) -> None:
     assert witness.told == [("read", ROLE, first.generation), ("read", ROLE, second.generation)]
 
 
+async def test_whoever_is_told_that_nothing_changed_or_sees_headers_only_has_read_nothing(world: World) -> None:
+    world.witness = witness = Witness()
+    first = world.publish()
+
+    async with world.talking() as client:
+        statuses = []
+        for query in ("", "?x=1"):  # by both ways through the listener
+            tag = f'W/"{first.generation}"'
+            statuses.append((await client.ask(get(f"/v1/{ROLE}{query}", If_None_Match=tag))).status)
+            statuses.append((await client.ask(request("HEAD", f"/v1/{ROLE}{query}"))).status)
+        before = list(witness.told)
+        await client.ask()
+
+    assert statuses == [304, 200, 304, 200]
+    assert before == []
+    assert witness.told == [("read", ROLE, first.generation)]
+
+
 async def test_who_got_nothing_has_read_nothing(world: World) -> None:
     world.witness = witness = Witness()
 

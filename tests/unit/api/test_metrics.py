@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,6 +12,7 @@ from agent.api.metrics import Metrics, render
 from agent.leases.cache import Phase
 from agent.meters import Family, Histogram
 from tests.fakes import FakeClock
+from tests.unit.api.test_leases import Witness
 from tests.unit.api.world import ANYONE, NOBODY, OTHER, READ, ROLE, World, get, request
 
 SCRAPE = get("/metrics")
@@ -92,6 +94,19 @@ async def test_only_operators_scrape_the_socket(world: World) -> None:
     assert answer.status == 403
     assert "allow_admin" in answer.errors
     assert (changed.status, changed.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_a_scrape_that_is_refused_is_said_audited_and_counted(world: World, lines: list[dict[str, Any]]) -> None:
+    world.admin, world.witness = NOBODY, (witness := Witness())
+
+    async with world.serving() as server, world.client() as client:
+        for _ in range(3):
+            await client.ask(SCRAPE)
+        counted = [dict(each.rows) for each in server.families() if each.metric is catalogue.DENIALS]
+
+    assert witness.told == [("denied", "", "metrics")], "once in a while"
+    assert [line["operation"] for line in lines if line["event"] == "denied"] == ["metrics"]
+    assert sum(rows.get(("", "metrics"), 0) for rows in counted) == 3
 
 
 async def test_openmetrics_is_given_to_who_asks_for_it(world: World) -> None:

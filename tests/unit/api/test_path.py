@@ -1,6 +1,7 @@
 """The socket's path while the agent runs: who removes or replaces it is noticed, since no reader gets through then."""
 
 import asyncio
+import threading
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -38,3 +39,24 @@ async def test_a_path_that_leads_elsewhere_is_said_once(
     assert "restart the agent" in line["reason"]
     assert answer.status == 200
     assert world.path.exists() == planted
+
+
+async def test_a_look_that_finds_no_thread_ends_nothing(
+    world: World, clock: FakeClock, lines: Sequence[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same task group ends slow connections: it must live."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    world.publish()
+    async with world.serving():
+        with monkeypatch.context() as scarce:
+            scarce.setattr(threading.Thread, "start", refuse)
+            await looked(clock)
+        world.path.unlink()
+        await looked(clock)
+
+    assert [line["event"] for line in lines if line["event"] in (Event.HANDLER_FAILED, Event.SOCKET_LOST)] == [
+        Event.SOCKET_LOST
+    ]

@@ -175,6 +175,8 @@ class RoleReader:
                 while self.undecided(self._clock.now()):
                     await changes.next()
         now = self._clock.now()
+        if self.access.lazy:  # what it gets counts from now: it must not be let go before the end it is told
+            self._cache.demand(self.role, now)
         return self.present(if_none_match, now) or self.absent(now)
 
     def absent(self, now: float) -> Response:

@@ -373,6 +373,20 @@ async def test_a_lazy_role_is_obtained_because_somebody_asks(world: World) -> No
     assert world.cache.read_at(LAZY) == 1005.0
 
 
+async def test_a_lazy_role_is_kept_for_whoever_had_to_wait_from_the_answer_on(world: World) -> None:
+    """Promise 1: it is let go one TTL after the newest demand, and its first reader was told the whole TTL later."""
+    world.report(Phase.IDLE, role=LAZY)
+
+    async with world.talking() as client:
+        client.send(get(f"/v1/{LAZY}"))
+        await asyncio.sleep(0.02)
+        await world.clock.advance(4.0)
+        world.publish(LAZY)
+        assert (await client.answer()).status == 200
+
+    assert world.cache.read_at(LAZY) == 1004.0
+
+
 def test_the_body_is_a_function_of_the_snapshot_and_the_second(clock: FakeClock, world: World) -> None:
     snapshot = world.publish(ttl=60.0)
 

@@ -1,12 +1,19 @@
 """A hostile tenant: what a lease's user may make, and what is compared to see that it gained nothing."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
+from agent.engines.postgres import PostgresEngine
 from agent.leases.lease import Grant
-from tests.integration.postgres.site import Site, as_itself, username
+from tests.integration.postgres.site import ROLE, Site, as_itself, fresh, lease, username
+
+SOON = 2.0
+"""Seconds that each step of another's lease may take, whatever the tenant does."""
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
@@ -226,3 +233,28 @@ def arm(site: Site, grant: Grant, sibling: Grant) -> Session:
 def caught(site: Site) -> list[tuple[Any, ...]]:
     """Who walked into a trap."""
     return site.database.execute("SELECT * FROM public.caught")
+
+
+async def others_live_on(site: Site, engine: PostgresEngine) -> None:
+    """A lease from its issue to its end, and another reaped, each step within the usual time."""
+    took: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(step: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        took[step] = time.monotonic() - began
+
+    with timed("issue"):
+        grant = await engine.issue(ROLE, fresh())
+    with timed("renew"):
+        await engine.renew(lease(grant), 60.0)
+    with timed("revoke"):
+        await engine.revoke(grant.id)
+    expired = await engine.issue(ROLE, fresh())
+    site.expire(expired)
+    with timed("sweep"):
+        swept = await engine.sweep()
+    assert swept.reaped == 1
+    assert not site.exists(grant)
+    assert {step: seconds for step, seconds in took.items() if seconds > SOON} == {}

@@ -11,6 +11,7 @@ LeaseholdError
     │   ├── Sealed
     │   └── BadResponse
     ├── AuthExpired        log in once more, then try again
+    ├── NoIdentity         what should prove who we are is missing or of no use: mend it; try when it changes
     ├── Forbidden          do not log in again; say which right is missing; try slowly
     ├── NotFound           the role or path does not exist: say so at once, try slowly
     └── LeaseEnded         the lease cannot be kept: replace it
@@ -114,6 +115,10 @@ class BadResponse(Unavailable):
 
 class AuthExpired(UpstreamError):
     """Our own login at the upstream has ended."""
+
+
+class NoIdentity(UpstreamError):
+    """There is nothing to log in with, or the upstream does not accept it; the text names the file or the service."""
 
 
 class Forbidden(UpstreamError):

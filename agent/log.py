@@ -52,8 +52,15 @@ class Event(StrEnum):
     EXPIRED = "expired"
     ROLE_FAILED = "role-failed"
     CIRCUIT = "circuit"
+    # logins
+    IDENTITY = "identity"
+    IDENTITY_CHANGED = "identity-changed"
+    WRAPPING_TOKEN_REUSED = "wrapping-token-reused"  # noqa: S105 - names an event
+    LOGIN_LOST = "login-lost"
     # engines
     UPSTREAM = "upstream"
+    FAILOVER = "failover"
+    GRANTED_LESS = "granted-less"
     SWEPT = "swept"
     SWEEP_FAILED = "sweep-failed"
     # files

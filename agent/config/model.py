@@ -5,15 +5,13 @@ Only shapes and defaults stand here. `load` reads a file into these classes, `ch
 files at the moment of use. Key names are Vault Agent's wherever the idea is the same.
 """
 
-from typing import Literal, NewType
+from typing import Literal
 
 from attrs import Factory, frozen
 
-Duration = NewType("Duration", float)
-"""Seconds; in the file a Go-style string such as "1h30m" (also "d" for days)."""
-
-Mode = NewType("Mode", int)
-"""Permission bits; in the file an octal string such as "0440"."""
+from agent.config.units import Duration as Duration
+from agent.config.units import Mode as Mode
+from agent.config.upstreams import AutoAuth, Vault
 
 Allow = tuple[str, ...]
 """Who may: "uid:1000", "gid:2000" or "any"; empty means the agent's own uid alone."""
@@ -195,7 +193,12 @@ class Role:
     """[role."database/creds/app-readonly"]: a name apps ask for, served at /v1/<name>.
 
     Attributes:
-        upstream: "postgresql", or "postgresql.NAME".
+        upstream: "postgresql", "postgresql.NAME", "vault" or "vault.NAME".
+        path: at a Vault, below /v1/; None means the role's own name.
+        kind: at a Vault: "lease" reads a leased path, "write" issues by writing `parameters` there (pki/issue,
+            ssh/sign), "static" follows a static role (database/static-creds), "kv" polls a key-value secret.
+        parameters: of a "write", and of a "lease" as the query.
+        poll: how often a "kv" is looked at.
         description: what the role is for; for people.
         allow: who may read it.
         allow_rotate: who may ask for its replacement; None means the agent's own uid alone.
@@ -232,6 +235,10 @@ class Role:
     """
 
     upstream: str
+    path: str | None = None
+    kind: Literal["lease", "write", "static", "kv"] = "lease"
+    parameters: dict[str, str] = Factory(dict)
+    poll: Duration = Duration(300.0)
     description: str = ""
     allow: Allow = ()
     allow_rotate: Allow | None = None
@@ -324,6 +331,7 @@ class Config:
 
     Attributes:
         postgresql: servers by upstream name: "postgresql" for [postgresql], "postgresql.NAME" for [postgresql.NAME].
+        vault: clusters by upstream name, likewise: "vault" and "vault.NAME".
         role: roles by name.
     """
 
@@ -331,6 +339,8 @@ class Config:
     audit: Audit | None = None
     listener: Listener = Factory(Listener)
     postgresql: dict[str, PostgreSQL] = Factory(dict)
+    vault: dict[str, Vault] = Factory(dict)
+    auto_auth: AutoAuth = Factory(AutoAuth)
     role: dict[str, Role] = Factory(dict)
     template: tuple[Template, ...] = ()
     template_config: TemplateConfig = Factory(TemplateConfig)

@@ -11,7 +11,9 @@ The contract, beyond the signatures:
 - an engine reads no clock for its answers: `ttl` counts from the moment the caller made the call.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.leases.lease import Grant, Lease, Secret
@@ -38,6 +40,33 @@ class Engine(Protocol):
 
     async def ping(self) -> None:
         """Return if the upstream answers and accepts our login."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A secret that nobody leases: it stands at the upstream until somebody, or a rotation there, changes it.
+
+    Attributes:
+        data: field name to value.
+        version: differs whenever `data` differs, and only then.
+        changes_in: seconds from the call until the upstream rotates it; `math.inf` where that is not known.
+    """
+
+    data: Mapping[str, Secret] = field(repr=False)
+    version: str
+    changes_in: float = math.inf
+
+
+class Source(Protocol):
+    """Where such secrets are looked at. The rules of Engine hold: one attempt per call, only UpstreamError leaves."""
+
+    async def fetch(self, role: str) -> Fetched:
+        """The role's secret as it is now.
+
+        Raises:
+            NotFound: there is none (any more).
+        """
         ...
 
 

@@ -58,6 +58,7 @@ class Grant:
         ttl: seconds granted, counted from the moment the request left.
         renewable: whether the upstream said that it can be renewed.
         max_ttl: seconds from issue after which no renewal helps; `math.inf` where the upstream does not say.
+        parent: id of the login that the lease ends with; "" where it hangs on none.
     """
 
     id: str = field(repr=False)
@@ -65,6 +66,7 @@ class Grant:
     ttl: float
     renewable: bool
     max_ttl: float = math.inf
+    parent: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class Lease:
         granted_at: when the newest grant's request left.
         jitter: drawn once per grant, 0 ≤ jitter < 1; it only brings the renewal forward.
         assured_until: an earlier grant's end, kept where a renewal's rounding would seem to take it back.
+        parent_until: end of the login that it hangs on, as far as that is assured now.
     """
 
     first: Grant
@@ -86,6 +89,7 @@ class Lease:
     granted_at: float
     jitter: float
     assured_until: float = -math.inf
+    parent_until: float = math.inf
 
     @property
     def id(self) -> str:
@@ -98,9 +102,19 @@ class Lease:
         return self.first.data
 
     @property
-    def expires_at(self) -> float:
-        """The instant until which the credential is good for certain."""
+    def parent(self) -> str:
+        """The login that it ends with, "" where there is none."""
+        return self.first.parent
+
+    @property
+    def own_end(self) -> float:
+        """The instant until which its own grants let it live."""
         return max(self.granted_at + self.last.ttl, self.assured_until)
+
+    @property
+    def expires_at(self) -> float:
+        """The instant until which the credential is good for certain: no lease outlives the login that it hangs on."""
+        return min(self.own_end, self.parent_until)
 
     @property
     def renewable(self) -> bool:
@@ -120,7 +134,7 @@ class Lease:
         """
         slack = 1.0 + (answered_at - granted_at)
         end = granted_at + grant.ttl
-        kept = self.expires_at if self.expires_at - slack <= end else -math.inf
+        kept = self.own_end if self.own_end - slack <= end else -math.inf
         return replace(self, last=grant, granted_at=granted_at, jitter=jitter, assured_until=kept)
 
     def frozen(self) -> "Lease":

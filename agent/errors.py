@@ -7,6 +7,7 @@ LeaseholdError
 ├── CredentialRefused      the database will not let the new credential in: revoke it, do not publish it
 └── UpstreamError          an engine's call failed
     ├── Unavailable        back off, then try again
+    │   ├── NotLoggedIn
     │   ├── RateLimited
     │   ├── Sealed
     │   └── BadResponse
@@ -99,6 +100,10 @@ class Unavailable(UpstreamError):
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.outcome_unknown = outcome_unknown
+
+
+class NotLoggedIn(Unavailable):
+    """We have no login at the upstream at the moment; no call was made. Tried again as soon as there is one."""
 
 
 class RateLimited(Unavailable):

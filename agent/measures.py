@@ -16,7 +16,7 @@ from agent.clock import Clock
 from agent.config.model import Config
 from agent.leases.cache import LeaseCache, Phase
 from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 from agent.meters import Family, Histogram, Metric, Peak, Tally
 from agent.parts import Parts
 from agent.translate import certificates_of, policy_of

@@ -26,7 +26,7 @@ from agent.clock import Clock
 from agent.errors import UpstreamError
 from agent.leases.cache import LeaseCache
 from agent.leases.desk import Booked, Counts, Desk, Journal, Shelf, below, counts, works_until
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 from agent.log import Event
 from agent.offload import in_daemon_thread
 

@@ -43,7 +43,7 @@ class Identity(Protocol):
         ...
 
     async def changed(self) -> None:
-        """Return when what `prove` reads has changed since its last call; never for identities without files."""
+        """Return when what `prove` reads has changed since the last call of either; never where it reads no files."""
         ...
 
     @property

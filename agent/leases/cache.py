@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from agent.clock import SET
+from agent.clock import SET, Clock, wait_for
 from agent.leases.lease import Lease
 
 
@@ -291,3 +291,9 @@ class Subscription:
         """Return at the next change, at once if one came since the last call."""
         await self._event.wait()
         self._event.clear()
+
+    async def next_within(self, clock: Clock, delay: float | None) -> bool:
+        """Return at the next change, or after `delay` seconds; True if there was one."""
+        changed = await wait_for(clock, self._event, delay)
+        self._event.clear()
+        return changed

@@ -53,11 +53,15 @@ class Counter:
             expires_in=round(lease.expires_at - now, 1),
         )
 
-    def prolong(self, lease: Lease) -> None:
-        """Readers may keep what they have until `lease.expires_at`."""
-        now = self._clock.now()
+    def retime(self, lease: Lease) -> None:
+        """Readers are told that what they have lasts until `lease.expires_at`."""
         until = self._policy.served_until(lease)
-        self._cache.renewed(self.role, lease, until=until, now=now, wall=self._clock.wall())
+        self._cache.renewed(self.role, lease, until=until, now=self._clock.now(), wall=self._clock.wall())
+
+    def prolong(self, lease: Lease) -> None:
+        """Readers may keep what they have until `lease.expires_at`, by a renewal."""
+        self.retime(lease)
+        now = self._clock.now()
         _log.info(
             Event.RENEWED,
             role=self.role,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 
 SOON = 300.0
 """A lease with less than this left (seconds) is about to expire (R003-056)."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent import log
-from agent.errors import Forbidden, NotFound
+from agent.errors import Forbidden, NoIdentity, NotFound, NotLoggedIn
 from agent.leases.schedule import CALL_BUDGET, RENEW_BUDGET, Policy, RoleView, backoff, retry_at, within_budget
 from agent.log import Event
 
@@ -41,7 +41,8 @@ class Failures:
     def spent(self, view: RoleView, error: Exception, began: float, now: float) -> RoleView:
         """The view after a failed call that is answered by another step at once, budget permitting."""
         self.error = str(error) or type(error).__name__
-        self._failed_at.append(began)
+        if not isinstance(error, NotLoggedIn):  # then nobody was called
+            self._failed_at.append(began)
         times = tuple(self._failed_at)
         return replace(
             view,
@@ -57,7 +58,7 @@ class Failures:
         Args:
             slow: waiting does not heal it; told at once.
         """
-        slow = slow or isinstance(error, NotFound | Forbidden)
+        slow = slow or isinstance(error, NotFound | Forbidden | NoIdentity)
         view = self.spent(replace(view, failures=view.failures + 1, not_before=now), error, began, now)
         delay = backoff(view.failures, self._random.random(), slow=slow)
         at = max(view.not_before, retry_at(view, self._policy, now, delay, getattr(error, "retry_after", 0.0)))

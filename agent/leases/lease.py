@@ -59,6 +59,7 @@ class Grant:
         renewable: whether the upstream said that it can be renewed.
         max_ttl: seconds from issue after which no renewal helps; `math.inf` where the upstream does not say.
         parent: id of the login that the lease ends with; "" where it hangs on none.
+        key: what it takes to revoke the lease beside its id; None where the id will do.
     """
 
     id: str = field(repr=False)
@@ -67,6 +68,7 @@ class Grant:
     renewable: bool
     max_ttl: float = math.inf
     parent: str = field(default="", repr=False)
+    key: Secret | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What an engine is told of the login it works with. `agent.leases.session` keeps logins; tests bring their own."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,3 +43,30 @@ class Logins(Protocol):
             The error to raise: AuthExpired, or Unavailable right after a login, which a lagging standby may not know.
         """
         ...
+
+
+class Ties(Protocol):
+    """When logins end, for the leases that hang on them; instants are the dial's."""
+
+    def assured(self, login_id: str) -> float:
+        """The end of that login as far as its own renewals go now; −inf where it is lost, +inf where nobody knows."""
+        ...
+
+    def hard(self, login_id: str) -> float:
+        """The end that no renewal will move any more: of a login that was replaced; +inf of the present one."""
+        ...
+
+
+class Untied:
+    """For leases that hang on no login."""
+
+    def assured(self, login_id: str) -> float:
+        """See Ties."""
+        return math.inf
+
+    def hard(self, login_id: str) -> float:
+        """See Ties."""
+        return math.inf
+
+
+UNTIED = Untied()

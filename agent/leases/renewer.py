@@ -18,7 +18,9 @@ from agent.leases.cache import LeaseCache
 from agent.leases.calls import Calls
 from agent.leases.circuit import OPEN, Gate
 from agent.leases.engine import Engine, Verify
+from agent.leases.held import Held
 from agent.leases.lease import Grant, Lease
+from agent.leases.logins import UNTIED, Ties
 from agent.leases.record import Memory, Recorder, RoleRecord
 from agent.leases.reverify import verify_again
 from agent.leases.schedule import (
@@ -31,7 +33,7 @@ from agent.leases.schedule import (
     shortened,
     verify_until,
 )
-from agent.leases.tenure import Held, Tenure
+from agent.leases.tenure import Tenure
 from agent.log import Event
 
 _log = log.get(__name__)
@@ -51,6 +53,8 @@ class Renewer:
         gate: every call of the engine waits for its turn there.
         on_failed: told once when `policy.attempts` attempts in a row have failed.
         on_expired: told of a lease that came to its end while it was served.
+        ties: when the logins end that the leases hang on; its owner calls `login_changed`.
+        on_gone: told of a lease that its upstream has said to be dead.
     """
 
     def __init__(
@@ -71,8 +75,11 @@ class Renewer:
         gate: Gate = OPEN,
         on_failed: Callable[[str, str], None] = lambda role, error: None,
         on_expired: Callable[[str, Lease], None] = lambda role, lease: None,
+        ties: Ties = UNTIED,
+        on_gone: Callable[[Lease], None] = lambda lease: None,
     ) -> None:
         self.role = role
+        self._issuing = False
         self._calls = Calls(role, engine, verify, clock)
         self._gate = gate
         self._cache = cache
@@ -95,6 +102,8 @@ class Renewer:
             lazy=lazy,
             on_failed=on_failed,
             on_expired=on_expired,
+            ties=ties,
+            on_gone=on_gone,
         )
 
     def __repr__(self) -> str:
@@ -147,6 +156,18 @@ class Renewer:
         """
         self._tenure.expired(lease_ids)
 
+    def login_changed(self) -> None:
+        """The login that the leases hang on was renewed, replaced or lost; or there is one again."""
+        self._tenure.follow_login()
+
+    def logins_in_use(self) -> frozenset[str] | None:
+        """The logins that the role's leases hang on; None while that is not settled, because one is being issued."""
+        return None if self._issuing else frozenset(each.parent for each in self.held())
+
+    def retry(self) -> None:
+        """Whatever made the last attempts fail may have changed: try again now."""
+        self._tenure.hurry()
+
     def overdue(self, now: float) -> float:
         """Seconds that the loop has slept past its own next step; 0.0 during a step, however long an upstream takes."""
         return max(0.0, now - self._due_at)
@@ -184,7 +205,11 @@ class Renewer:
             step = next_step(tenure.view, self._policy, now)
             match step:
                 case Issue():
-                    await self._issue(step)
+                    self._issuing = True
+                    try:
+                        await self._issue(step)
+                    finally:
+                        self._issuing = False
                 case Renew():
                     await self._renew(step.lease)
                 case Release():
@@ -252,7 +277,9 @@ class Renewer:
     async def _bring_in(self, grant: Grant, began: float, publish_by: float) -> None:
         """Verify, record and publish a fresh grant; whatever ends this early dooms it."""
         tenure = self._tenure
-        lease = Lease(first=grant, last=grant, issued_at=began, granted_at=began, jitter=self._random.random())
+        lease = tenure.tied(
+            Lease(first=grant, last=grant, issued_at=began, granted_at=began, jitter=self._random.random())
+        )
         _log.info(Event.ISSUED, role=self.role, lease=log.lease_ref(lease.id), ttl=grant.ttl)
         published = False
         try:
@@ -264,8 +291,9 @@ class Renewer:
             until = verify_until(tenure.view, self._policy, self._clock.now(), lease, publish_by)
             verified = await self._calls.tried(lease, until, self._policy.deadline_for(lease))
             reach(Failpoint.VERIFY_DONE)
+            lease = tenure.tied(lease)
             if self._clock.now() >= self._policy.served_until(lease):
-                raise Unavailable(f"{self.role}: verification took longer than the lease lives: raise the role's TTL")
+                raise Unavailable(f"{self.role}: {_too_late(lease, self._clock.now())}")
             record = tenure.record_with(lease, verified=verified)
             await self._memory.save(record)
             reach(Failpoint.PUBLISH_RECORDED)
@@ -301,3 +329,9 @@ class Renewer:
         await self._memory.keep(renewed, tenure.retired)
         if tenure.holds(lease):
             tenure.prolong(renewed, near_end=shortened(lease, grant))
+
+
+def _too_late(lease: Lease, now: float) -> str:
+    if lease.own_end > now:
+        return "the login that the lease hangs on has ended meanwhile"
+    return "verification took longer than the lease lives: raise the role's TTL"

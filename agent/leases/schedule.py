@@ -13,7 +13,7 @@
 | 7 | otherwise                                                         | Wait until the first of these can hold |
 
 issue edge = end − margin − overlap, where end is the hard end while all is well, and the lease's own end as soon as
-renewing fails, is impossible or is held back; renew edge = min(renew time, expires_at − margin − overlap), so that the
+renewing fails, is impossible or is held back; renew edge = min(renew time, own end − margin − overlap), so that the
 overlap is always in hand. Row 5 stands before row 6 because a replacement that cannot be had must not cost the lease
 we hold.
 
@@ -25,7 +25,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.leases.lease import Grant, Lease
+from agent.leases.lease import Grant, Lease, Secret
 
 JITTER = 0.10
 """Share of a grant by which jitter brings its renewal forward at most."""
@@ -100,6 +100,8 @@ class Retired:
 
     Attributes:
         tried: a revocation has failed; others go first.
+        parent: the login that it hangs on, and
+        key: what revoking it takes beside its id; see Grant.
     """
 
     lease_id: str = field(repr=False)
@@ -107,11 +109,20 @@ class Retired:
     ends_at: float
     published: bool
     tried: bool = False
+    parent: str = field(default="", repr=False)
+    key: Secret | None = None
 
     @classmethod
     def of(cls, lease: Lease, revoke_at: float) -> "Retired":
         """A published lease that drains until `revoke_at`."""
-        return cls(lease_id=lease.id, revoke_at=revoke_at, ends_at=lease.expires_at, published=True)
+        return cls(
+            lease_id=lease.id,
+            revoke_at=revoke_at,
+            ends_at=lease.expires_at,
+            published=True,
+            parent=lease.parent,
+            key=lease.first.key,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +130,7 @@ class RoleView:
     """All that decides what happens next to a role.
 
     Attributes:
-        session_until: end of the login that the leases hang on.
+        session_until: end of the login that the current lease hangs on, once it is renewed no more.
         failures: failed attempts in a row.
         not_before: no call before this instant.
         revoke_not_before: no revocation before this instant,
@@ -187,16 +198,18 @@ def issue_edge(view: RoleView, policy: Policy) -> float:
     end = hard_end(view, policy)
     held = view.renew_not_before > renew_edge(lease, policy)
     if view.failures or held or not lease.renewable:
-        end = min(end, lease.expires_at)
+        end = min(end, lease.own_end)
     edge = end - policy.margin_of(lease) - policy.overlap_of(lease)
     # Whatever an upstream says of its ends, a lease lives a fifth of its TTL before it is replaced: no storm of issues.
-    return max(edge, lease.issued_at + 0.2 * lease.first.ttl)
+    # One whose login ends sooner has only that much to live.
+    life = max(0.0, min(lease.first.ttl, view.session_until - lease.issued_at))
+    return max(edge, lease.issued_at + 0.2 * life)
 
 
 def renew_edge(lease: Lease, policy: Policy) -> float:
     """The instant from which `lease` is renewed."""
     timed = lease.granted_at + (policy.threshold - JITTER * lease.jitter) * lease.last.ttl
-    return min(timed, lease.expires_at - policy.margin_of(lease) - policy.overlap_of(lease))
+    return min(timed, lease.own_end - policy.margin_of(lease) - policy.overlap_of(lease))
 
 
 def next_step(view: RoleView, policy: Policy, now: float) -> Step:

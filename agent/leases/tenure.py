@@ -7,47 +7,25 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock
-from agent.errors import CredentialRefused, LeaseGone, UpstreamError
+from agent.errors import AuthExpired, CredentialRefused, LeaseGone, NotLoggedIn, UpstreamError
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Gate
 from agent.leases.counter import Counter
 from agent.leases.engine import Engine
 from agent.leases.failures import Failures
+from agent.leases.held import Held
 from agent.leases.lease import Grant, Lease
+from agent.leases.logins import Ties
 from agent.leases.record import RoleRecord
 from agent.leases.retire import Retirement
 from agent.leases.schedule import CALL_DEADLINE, Policy, Retired, RoleView, Wait, shortened
 from agent.log import Event
 
 _log = log.get(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """One lease of a role as operators see it; instants are the dial's.
-
-    Attributes:
-        state: "published", "draining" (replaced, still valid) or "doomed" (never published, to be revoked).
-        username: of the credential; "" where the agent does not know it any more.
-        issued_at: NaN where the agent does not know it any more, as is true of all that drains.
-        expires_at: its end.
-        revoke_at: when it is revoked; its end while it is published.
-        tried: a revocation has failed already.
-    """
-
-    role: str
-    lease_id: str = field(repr=False)
-    state: str
-    username: str = field(default="", repr=False)
-    issued_at: float = math.nan
-    expires_at: float
-    revoke_at: float
-    renewable: bool = False
-    tried: bool = False
 
 
 class Tenure:
@@ -72,6 +50,8 @@ class Tenure:
         lazy: bool,
         on_failed: Callable[[str, str], None],
         on_expired: Callable[[str, Lease], None],
+        ties: Ties,
+        on_gone: Callable[[Lease], None],
     ) -> None:
         self.role = role
         self.policy = policy
@@ -81,6 +61,9 @@ class Tenure:
         self._counter = Counter(role, cache, policy, clock)
         self._failures = Failures(role, policy, rng, on_failed)
         self._on_expired = on_expired
+        self._on_gone = on_gone
+        self._ties = ties
+        self._loginless = False
         self._lazy = lazy
         self._revoke_after: float | None = None
         self.changed = asyncio.Event()
@@ -113,8 +96,8 @@ class Tenure:
     def held(self) -> tuple[Held, ...]:
         """Every lease of the role, the published one first."""
         current = self.view.current
-        published = () if current is None else (_published(self.role, current),)
-        return published + tuple(_retired(self.role, each) for each in self.retired)
+        published = () if current is None else (Held.published(self.role, current),)
+        return published + tuple(Held.retired(self.role, each) for each in self.retired)
 
     # -- asked from outside -----------------------------------------------------------------------------------------
 
@@ -139,6 +122,51 @@ class Tenure:
             self.let_go(self._clock.now())
             self.changed.set()
         return self.retirement.hasten(lease_id)
+
+    def follow_login(self) -> None:
+        """The login that the leases hang on was renewed, replaced or lost; or there is one again."""
+        before = self.view
+        if self._loginless:
+            self._loginless = False
+            self.view = replace(self.view, not_before=-math.inf)
+        current = self.view.current
+        if current is not None and not self.gone:
+            assured = self._ties.assured(current.parent)
+            if assured == -math.inf:
+                _log.warning(Event.REPLACING, role=self.role, reason="its login has ended")
+                self._lose(current)
+            elif assured != current.parent_until:
+                self._tie(replace(current, parent_until=assured))
+        self._tie_view()
+        if self.view != before:
+            self.changed.set()
+
+    def hurry(self) -> None:
+        """Whatever made the last attempts fail may have changed: try again now."""
+        self.view = replace(self.view, not_before=-math.inf)
+        self.changed.set()
+
+    def tied(self, lease: Lease) -> Lease:
+        """`lease` with the end of the login that it hangs on."""
+        return replace(lease, parent_until=self._ties.assured(lease.parent))
+
+    def _tie(self, lease: Lease) -> None:
+        """The login's end has moved: readers are told, if the lease's own end moves with it."""
+        before = self.view.current
+        self.view = replace(self.view, current=lease)
+        if before is not None and before.expires_at != lease.expires_at:
+            self._counter.retime(lease)
+
+    def _tie_view(self) -> None:
+        current = self.view.current
+        until = math.inf if current is None else self._ties.hard(current.parent)
+        self.view = replace(self.view, session_until=until)
+
+    def _lose(self, lease: Lease) -> None:
+        """The upstream, or the database, has said that the current lease is dead."""
+        self.gone = True
+        self.view = replace(self.view, current=lease.frozen(), replace=True)
+        self._on_gone(lease)
 
     def _demanded(self) -> None:
         if self.view.current is None and not self.view.wanted:
@@ -208,6 +236,7 @@ class Tenure:
 
     def adopt(self, left: RoleRecord) -> None:
         """Serve what was taken over, under its old generation."""
+        self.follow_login()
         # One that is only to be replaced still works until it really ends; one that is gone or refused does not.
         current = self.view.current
         if current is not None and not self.gone:
@@ -233,6 +262,7 @@ class Tenure:
         self.view = replace(self.view, current=lease, replace=False)
         self.gone = False
         self._revoke_after = None
+        self._tie_view()
         self.view = self._failures.cleared(self.view)
 
     def _drained_at(self, old: Lease, now: float) -> float:
@@ -249,34 +279,36 @@ class Tenure:
     def extend(self, lease: Lease, grant: Grant, began: float) -> Lease:
         """`lease` as it is after a renewal; it goes on, and is replaced where the grant says that its end is near."""
         now = self._clock.now()
-        renewed = lease.renewed(grant, granted_at=began, answered_at=now, jitter=self._random.random())
+        renewed = self.tied(lease.renewed(grant, granted_at=began, answered_at=now, jitter=self._random.random()))
         self.view = replace(self.view, current=renewed, replace=self.view.replace or shortened(lease, grant))
         return renewed
 
     def prolong(self, lease: Lease, *, near_end: bool) -> None:
         """Readers may keep what they have until the end of `lease`."""
-        self._counter.prolong(lease)
+        self._counter.prolong(self.tied(lease))
         if near_end:
             _log.info(Event.REPLACING, role=self.role, reason="max TTL is near")
         self.view = self._failures.cleared(self.view)
 
     def cannot_renew(self, lease: Lease, error: UpstreamError, began: float) -> None:
         """The lease cannot be kept: replace it at once, without a backoff, for no renewal will be tried again."""
-        if not self.holds(lease):
+        current = self.view.current
+        if current is None or not self.holds(lease):
             return
-        self.gone = isinstance(error, LeaseGone)
         view = self._failures.spent(self.view, error, began, self._clock.now())
-        self.view = replace(view, current=lease.frozen(), replace=True)
+        self.view = replace(view, current=current.frozen(), replace=True)
+        if isinstance(error, LeaseGone):
+            self._lose(current)
         _log.warning(Event.RENEW_FAILED, role=self.role, lease=log.lease_ref(lease.id), error=str(error), retry_in=0)
         _log.info(Event.REPLACING, role=self.role, reason=type(error).__name__)
 
     def refused(self, lease: Lease, error: CredentialRefused) -> None:
         """The published credential does not work any more: it is replaced, and readers get it no longer than needed."""
-        if self.holds(lease):
+        current = self.view.current
+        if current is not None and self.holds(lease):
             _log.warning(Event.VERIFY_FAILED, role=self.role, lease=log.lease_ref(lease.id), error=str(error))
             self._failures.error = str(error)
-            self.gone = True
-            self.view = replace(self.view, current=lease.frozen(), replace=True)
+            self._lose(current)
             self.changed.set()
 
     def expired(self, lease_ids: Collection[str]) -> None:
@@ -284,14 +316,14 @@ class Tenure:
         current = self.view.current
         if current is not None and current.id in lease_ids and not self.gone:
             _log.warning(Event.REPLACING, role=self.role, reason="it has ended at its upstream")
-            self.gone = True
-            self.view = replace(self.view, current=current.frozen(), replace=True)
+            self._lose(current)
             self.changed.set()
 
     def failed(self, event: Event, error: Exception, began: float, *, slow: bool = False) -> None:
         """An attempt failed."""
         now = self._clock.now()
-        if self.gone:
+        self._loginless = isinstance(error, NotLoggedIn | AuthExpired)
+        if self.gone and not isinstance(error, AuthExpired):  # that says only why: the new login is under way
             # The upstream has said that this credential is dead, and there is nothing to put in its place yet.
             self.let_go(now)
         self.view = self._failures.failed(self.view, event, error, began, now, slow=slow)
@@ -305,28 +337,3 @@ class Tenure:
             self.retirement.drain(self.view.current, self._clock.now())
             self.view = replace(self.view, current=None)
         return await self.retirement.finish(deadline)
-
-
-def _published(role: str, lease: Lease) -> Held:
-    user = lease.data.get("username")
-    return Held(
-        role=role,
-        lease_id=lease.id,
-        state="published",
-        username="" if user is None else user.reveal(),
-        issued_at=lease.issued_at,
-        expires_at=lease.expires_at,
-        revoke_at=lease.expires_at,
-        renewable=lease.renewable,
-    )
-
-
-def _retired(role: str, retired: Retired) -> Held:
-    return Held(
-        role=role,
-        lease_id=retired.lease_id,
-        state="draining" if retired.published else "doomed",
-        expires_at=retired.ends_at,
-        revoke_at=retired.revoke_at,
-        tried=retired.tried,
-    )

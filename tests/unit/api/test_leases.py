@@ -14,7 +14,7 @@ from agent.api.leases import PATIENCE
 from agent.errors import Unavailable
 from agent.leases.cache import Snapshot
 from agent.leases.desk import Booked, Shelf
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 from tests.unit.api.world import ANYONE, LAZY, OTHER, PASSWORD, ROLE, Answer, Keeper, World, get, request
 
 LEASES = "/v1/sys/leases"

@@ -22,7 +22,7 @@ from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache, Phase, RoleStatus, Snapshot
 from agent.leases.desk import Desk, Journal, Shelf
 from agent.leases.lease import Grant, Lease, Secret
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 from agent.meters import Family
 from tests.fakes import FakeClock
 

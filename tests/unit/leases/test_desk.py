@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from agent.leases.desk import Counts, Desk, below, counts, works_until
-from agent.leases.tenure import Held
+from agent.leases.held import Held
 from tests.fakes import FakeClock, FakeEngine, settle
 from tests.unit.leases.builders import ROLE, Rig
 from tests.unit.leases.test_operator import DOWN

@@ -132,7 +132,23 @@ def test_every_view_has_a_step_and_every_wait_moves_on(
     if isinstance(step, Wait):
         assert step.until > now
     if isinstance(step, Issue) and not replace:
-        assert now >= 0.19 * ttl, "an issue for the sake of the schedule comes no sooner than a fifth of the lease"
+        # Of the life, that is, which the login leaves it: a lease ends with its login (design.md section 3).
+        life = min(ttl, session)
+        assert now >= 0.19 * life, "an issue for the sake of the schedule comes no sooner than a fifth of the lease"
+
+
+def test_a_lease_is_replaced_with_overlap_before_the_login_it_hangs_on_ends() -> None:
+    """However long it could live by itself (D-01)."""
+    view = RoleView(current=lease(ttl=3600), session_until=2000.0)
+    overlap, margin = POLICY.overlap_of(lease(ttl=3600)), POLICY.margin_of(lease(ttl=3600))
+
+    assert schedule.issue_edge(view, POLICY) == pytest.approx(2000.0 - overlap - margin)
+
+
+def test_a_login_about_to_end_leaves_no_time_to_lose() -> None:
+    view = RoleView(current=lease(ttl=3600), session_until=150.0)
+
+    assert schedule.issue_edge(view, POLICY) == pytest.approx(30.0), "a fifth of what it has left to live"
 
 
 @given(failures=st.integers(1, 10**6), u=units, slow=st.booleans())

@@ -15,6 +15,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -203,6 +204,7 @@ def _plain(record: RoleRecord) -> dict[str, Any]:
                 "ends_at": r.ends_at,
                 "published": r.published,
                 "tried": r.tried,
+                **_plain_ties(r.parent, r.key),
             }
             for r in record.retired
         ],
@@ -228,7 +230,18 @@ def _plain_grant(grant: Grant) -> dict[str, Any]:
         "ttl": grant.ttl,
         "renewable": grant.renewable,
         "max_ttl": None if grant.max_ttl == math.inf else grant.max_ttl,
+        **_plain_ties(grant.parent, grant.key),
     }
+
+
+def _plain_ties(parent: str, key: Secret | None) -> dict[str, Any]:
+    """What few leases have, and none had in the first records of this version."""
+    return ({"parent": parent} if parent else {}) | ({} if key is None else {"key": key.reveal()})
+
+
+def _ties(found: Mapping[str, Any]) -> dict[str, Any]:
+    key = found.get("key")
+    return {"parent": _text(found.get("parent", "")), "key": None if key is None else Secret(_text(key))}
 
 
 def _record(found: Mapping[str, Any], *, same_boot: bool, holder: str) -> RoleRecord:
@@ -242,14 +255,17 @@ def _record(found: Mapping[str, Any], *, same_boot: bool, holder: str) -> RoleRe
             ends_at=_number(r["ends_at"]),
             published=_flag(r["published"]),
             tried=_flag(r["tried"]),
+            **_ties(r),
         )
         for r in found["retired"]
     )
     if not same_boot:
         # Their instants mean nothing any more: whatever it was, it is revoked.
-        lost = (Retired(lease_id=current.id, revoke_at=0.0, ends_at=0.0, published=True),) if current else ()
-        retired = (*(Retired(lease_id=r.lease_id, revoke_at=0.0, ends_at=0.0, published=True) for r in retired), *lost)
-        return RoleRecord(retired=retired, proposed=_text(found["proposed"]))
+        lost = (Retired.of(current, 0.0),) if current else ()
+        ended = tuple(
+            replace(each, revoke_at=0.0, ends_at=0.0, published=True, tried=False) for each in (*retired, *lost)
+        )
+        return RoleRecord(retired=ended, proposed=_text(found["proposed"]))
     return RoleRecord(
         current=current,
         generation=_generation(found["generation"]),
@@ -281,6 +297,7 @@ def _grant(found: Mapping[str, Any]) -> Grant:
         ttl=_number(found["ttl"], least=0.0),
         renewable=_flag(found["renewable"]),
         max_ttl=math.inf if longest is None else _number(longest, least=0.0),
+        **_ties(found),
     )
 
 

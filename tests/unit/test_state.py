@@ -4,6 +4,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog.testing
 
 from agent.errors import StartError
 from agent.failpoints import Failpoint, armed
-from agent.leases.lease import Lease
+from agent.leases.lease import Lease, Secret
 from agent.leases.record import RoleRecord
 from agent.leases.schedule import Retired
 from agent.log import Event
@@ -57,6 +58,25 @@ def test_what_was_saved_is_loaded_by_the_next_incarnation(tmp_path: Path, max_tt
     assert again.load(ROLE) == kept
     assert again.load("database/creds/other") == RoleRecord()
     assert second == first + 1
+    again.close()
+
+
+def test_a_login_and_what_hangs_on_it_are_remembered_with_what_revoking_takes(tmp_path: Path) -> None:
+    """Without the token nobody could end an old login after a restart (D-01)."""
+    state, _ = opened(tmp_path / "state")
+    first = replace(lease().first, parent="login-1", key=Secret("s.token"))
+    kept = record(replace(lease(), first=first))
+    old = replace(kept.retired[0], parent="login-0", key=Secret("s.older"))
+    save(state, replace(kept, retired=(old,)))
+    state.close()
+
+    again, _ = opened(tmp_path / "state")
+    found = again.load(ROLE)
+
+    assert found.current is not None
+    assert (found.current.parent, found.current.first.key) == ("login-1", Secret("s.token"))
+    assert (found.retired[0].parent, found.retired[0].key) == ("login-0", Secret("s.older"))
+    assert "s.token" not in repr(found)
     again.close()
 
 

@@ -45,6 +45,7 @@ class Event(StrEnum):
     ADOPTED = "adopted"
     RENEWED = "renewed"
     RENEW_FAILED = "renew-failed"
+    LOOK_FAILED = "look-failed"
     REPLACING = "replacing"
     DRAINING = "draining"
     REVOKED = "revoked"

@@ -163,7 +163,7 @@ class LeaseCache:
         entry.changed()
         return entry.snapshot
 
-    def renewed(self, role: str, lease: Lease, *, until: float, now: float, wall: float) -> None:
+    def renewed(self, role: str, lease: Lease, *, until: float, now: float, wall: float, stale: bool = False) -> None:
         """The published credential lives until `lease.expires_at` now; its generation stays."""
         entry = self._entries[role]
         if entry.snapshot is None:
@@ -178,7 +178,7 @@ class LeaseCache:
             until=until,
             expires_wall=moved,
             request_id=str(uuid.uuid4()),
-            stale=False,
+            stale=stale,
         )
         entry.changed()
 

@@ -1,0 +1,369 @@
+"""The login as a lease of its own: what hangs on it, what becomes of that, and how often is logged in."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from agent.errors import AuthExpired, NoIdentity, NotLoggedIn, Unavailable
+from agent.leases.cache import LeaseCache
+from agent.leases.circuit import OPEN
+from agent.leases.lease import Grant, Lease, Secret
+from agent.leases.renewer import Renewer
+from agent.leases.schedule import Policy
+from agent.leases.session import Session
+from tests.fakes import FakeClock, FakeEngine, settle
+
+ROLES = ("database/creds/app", "database/creds/other")
+
+Script = Callable[[str, int], Exception | float | None]
+
+
+def nothing(operation: str, n: int) -> Exception | float | None:
+    return None
+
+
+class FakeLogin(FakeEngine):
+    """Logins at an upstream in memory."""
+
+    on_login: Callable[[str], None] = staticmethod(lambda login_id: None)
+
+    async def issue(self, role: str, proposed_id: str) -> Grant:
+        """A login; its token is what its id says."""
+        grant = await super().issue(role, proposed_id)
+        self.on_login(grant.id)
+        token = Secret(f"token of {grant.id}")
+        return replace(grant, data={"token": token}, key=token)
+
+
+class FakeVault(FakeEngine):
+    """An upstream whose leases end with the login that made them."""
+
+    def __init__(self, clock: FakeClock, login: FakeLogin, *, ttl: float, script: Script) -> None:
+        super().__init__(clock, ttl=ttl, script=script)
+        self.login = login
+        self.session: Session | None = None
+        self.parent: dict[str, str] = {}
+        self.unknown: set[str] = set()
+
+    @property
+    def live(self) -> list[str]:
+        """Ids of the leases that still work."""
+        return [each for each in super().live if self.parent[each] in self.login.live]
+
+    def _present(self) -> str:
+        assert self.session is not None
+        token = self.session.token().id
+        if token not in self.login.live or token in self.unknown:
+            raise self.session.refused(token)
+        self.session.accepted(token)
+        return token
+
+    async def issue(self, role: str, proposed_id: str) -> Grant:
+        """A lease of the present login."""
+        parent = self._present()
+        grant = await super().issue(role, proposed_id)
+        self.parent[grant.id] = parent
+        return replace(grant, parent=parent)
+
+    async def renew(self, lease: Lease, increment: float) -> Grant:
+        """Longer, with whatever login; it still hangs on the one that made it."""
+        self._present()
+        return replace(await super().renew(lease, increment), parent=self.parent[lease.id])
+
+    async def revoke(self, lease_id: str) -> None:
+        """Gone."""
+        self._present()
+        await super().revoke(lease_id)
+
+
+class Identity:
+    """Files that a test changes."""
+
+    def __init__(self, *, binding: bool = False) -> None:
+        self.binding = binding
+        self.touched = asyncio.Event()
+
+    async def changed(self) -> None:
+        """When touched."""
+        await self.touched.wait()
+        self.touched.clear()
+
+
+class Scene:
+    """One session, two roles."""
+
+    def __init__(
+        self,
+        *,
+        token_ttl: float = 600.0,
+        token_max: float = math.inf,
+        lease_ttl: float = 60.0,
+        login_script: Script = nothing,
+        script: Script = nothing,
+        renewable: bool = True,
+        binding: bool = False,
+    ) -> None:
+        self.clock = FakeClock()
+        self.login = FakeLogin(self.clock, ttl=token_ttl, max_ttl=token_max, renewable=renewable, script=login_script)
+        self.vault = FakeVault(self.clock, self.login, ttl=lease_ttl, script=script)
+        self.identity = Identity(binding=binding)
+        self.cache = LeaseCache(ROLES)
+        self.roles: dict[str, Renewer] = {}
+        self.session = Session("vault", followers=self.roles, identity=self.identity, gate=OPEN, clock=self.clock)
+        self.vault.session = self.session
+        self.session.keep_by(
+            Renewer(
+                self.session.key,
+                engine=self.login,
+                cache=self.session.cache,
+                policy=Policy(),
+                clock=self.clock,
+                on_gone=self.session.gone,
+            )
+        )
+        for role in ROLES:
+            self.roles[role] = Renewer(
+                role,
+                engine=self.vault,
+                cache=self.cache,
+                policy=Policy(),
+                clock=self.clock,
+                gate=self.session,
+                ties=self.session,
+            )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Scene"]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each.run()) for each in (self.session, *self.roles.values())]
+            await settle()
+            yield self
+            for task in tasks:
+                task.cancel()
+
+    async def live_through(self, seconds: float, step: float = 0.5) -> Iterable[str]:
+        """What was wrong at any instant: a role without a credential, or with one that no longer works."""
+        wrong = []
+        for _ in range(int(seconds / step)):
+            await self.clock.advance(step)
+            for role in ROLES:
+                found = self.cache.read(role, self.clock.now())
+                if found is None:
+                    wrong.append(f"{self.clock.now():.1f} {role}: nothing")
+                elif found.lease.id not in self.vault.live:
+                    wrong.append(f"{self.clock.now():.1f} {role}: dead")
+        return wrong
+
+
+async def test_a_login_comes_before_the_first_lease_and_once_for_all() -> None:
+    async with Scene().running() as scene:
+        assert scene.login.count("issue") == 1
+        assert scene.vault.count("issue") == len(ROLES)
+        assert all(scene.cache.read(role, scene.clock.now()) for role in ROLES)
+
+
+async def test_leases_are_replaced_before_their_login_reaches_its_end() -> None:
+    """D-01: a lease dies with the token that made it, however recently it was renewed."""
+    async with Scene(token_ttl=45, token_max=150, lease_ttl=20).running() as scene:
+        wrong = await scene.live_through(900)
+
+        assert wrong == []
+        assert 6 <= scene.login.count("issue") <= 10, "a login per max TTL less its overlap"
+
+
+async def test_a_lease_longer_than_its_login_says_what_its_login_leaves_it() -> None:
+    """Promise 1: what is told is what it lives."""
+    async with Scene(token_ttl=60, lease_ttl=3600).running() as scene:
+        first = scene.cache.read(ROLES[0], scene.clock.now())
+        assert first is not None
+        assert first.remaining(scene.clock.now()) == pytest.approx(60)
+
+        wrong = await scene.live_through(600)
+        found = scene.cache.read(ROLES[0], scene.clock.now())
+
+        assert wrong == []
+        assert found is not None
+        assert found.lease.id == first.lease.id, "the login was renewed, and the lease lived on"
+        assert found.remaining(scene.clock.now()) <= 60
+
+
+async def test_what_is_told_of_the_end_never_falls() -> None:
+    async with Scene(token_ttl=45, token_max=150, lease_ttl=20).running() as scene:
+        told: dict[tuple[str, int], float] = {}
+        for _ in range(1200):
+            await scene.clock.advance(0.25)
+            for role in ROLES:
+                found = scene.cache.read(role, scene.clock.now())
+                assert found is not None
+                key = (role, found.generation)
+                assert found.lease.expires_at >= told.get(key, -math.inf)
+                told[key] = found.lease.expires_at
+
+
+async def test_an_old_login_is_revoked_once_nothing_hangs_on_it_any_more() -> None:
+    async with Scene(token_ttl=600, lease_ttl=60).running() as scene:
+        (first,) = scene.login.live
+        scene.session.renewer.replace()
+        await scene.clock.advance(1)
+        assert len(scene.login.live) == 2, "its leases live on"
+
+        for renewer in scene.roles.values():
+            renewer.replace(revoke_after=5.0)
+        await scene.clock.advance(40)
+
+        assert first not in scene.login.live
+        assert first in scene.login.revoked
+        assert all(parent != first for parent in (scene.vault.parent[each] for each in scene.vault.live))
+
+
+async def test_a_new_login_takes_no_lease_away() -> None:
+    """Promise 6."""
+    async with Scene(token_ttl=600, lease_ttl=60).running() as scene:
+        before = {role: scene.cache.read(role, scene.clock.now()) for role in ROLES}
+        scene.session.renewer.replace()
+
+        wrong = await scene.live_through(100)
+        after = {role: scene.cache.read(role, scene.clock.now()) for role in ROLES}
+
+        assert wrong == []
+        assert [each and each.lease.id for each in before.values()] == [
+            each and each.lease.id for each in after.values()
+        ]
+
+
+async def test_a_login_that_was_revoked_leads_to_one_new_login_and_new_leases() -> None:
+    async with Scene(lease_ttl=60).running() as scene:
+        await scene.clock.advance(30)
+        (first,) = scene.login.live
+        scene.login.revoked[first] = scene.clock.now()
+
+        await scene.clock.advance(30)
+
+        assert scene.login.count("issue") == 2, "exactly one"
+        assert scene.vault.count("issue") == 2 * len(ROLES)
+        for role in ROLES:
+            found = scene.cache.read(role, scene.clock.now())
+            assert found is not None
+            assert found.lease.id in scene.vault.live
+
+
+async def test_a_refusal_right_after_a_login_is_a_lagging_standby() -> None:
+    scene = Scene()
+    scene.login.on_login = scene.vault.unknown.add
+
+    async with scene.running():
+        await scene.clock.advance(3)
+        assert scene.cache.read(ROLES[0], scene.clock.now()) is None, "nobody knows the login yet"
+        scene.vault.unknown.clear()
+        await scene.clock.advance(5)
+
+        assert scene.login.count("issue") == 1
+        assert all(scene.cache.read(role, scene.clock.now()) for role in ROLES)
+
+
+async def test_logins_that_are_never_accepted_are_made_ever_more_rarely() -> None:
+    """A server that hands out tokens and knows none of them draws no storm (promise 7)."""
+    scene = Scene()
+    scene.vault.unknown = Anything()
+
+    async with scene.running():
+        await scene.clock.advance(600)
+
+    at = [when for when, operation, _ in scene.login.calls if operation == "issue"]
+    assert len(at) <= 16
+    assert all(len([each for each in at if begin <= each < begin + 60]) <= 5 for begin in at)
+
+
+class Anything(set[str]):
+    """Contains whatever it is asked for."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+async def test_roles_wait_for_the_login_and_make_no_call_without_it() -> None:
+    failing = [True]
+
+    def script(operation: str, n: int) -> Exception | float | None:
+        return NoIdentity("/var/run/token: no such file") if failing[0] and operation == "issue" else None
+
+    async with Scene(login_script=script).running() as scene:
+        await scene.clock.advance(120)
+
+        assert scene.vault.calls == []
+        error = scene.cache.status(ROLES[0]).error
+        assert "not logged in" in error
+        assert "/var/run/token" in error
+
+        failing.clear()
+        failing.append(False)
+        scene.identity.touched.set()
+        await scene.clock.advance(1)
+
+        assert all(scene.cache.read(role, scene.clock.now()) for role in ROLES), (
+            "at once, without waiting for a backoff"
+        )
+
+
+async def test_a_changed_proof_renews_a_login_that_is_bound_to_it() -> None:
+    async with Scene(binding=True).running() as scene:
+        scene.identity.touched.set()
+        await scene.clock.advance(2)
+
+        assert scene.login.count("issue") == 2
+
+
+async def test_a_changed_proof_leaves_a_login_alone_that_is_not_bound_to_it() -> None:
+    """A kubelet rotates the projected token every hour; the login made with the old one goes on."""
+    async with Scene(binding=False).running() as scene:
+        scene.identity.touched.set()
+        await scene.clock.advance(10)
+
+        assert scene.login.count("issue") == 1
+
+
+async def test_while_the_upstream_is_away_credentials_are_served_until_they_or_their_login_end() -> None:
+    away = [False]
+
+    def script(operation: str, n: int) -> Exception | float | None:
+        return Unavailable("refused", unreachable=True) if away[0] else None
+
+    async with Scene(token_ttl=100, lease_ttl=3600, login_script=script, script=script).running() as scene:
+        away[0] = True
+        served_until = 0.0
+        for _ in range(200):
+            await scene.clock.advance(1)
+            if scene.cache.read(ROLES[0], scene.clock.now()) is not None:
+                served_until = scene.clock.now()
+                assert scene.vault.live, "never a dead one"
+
+        assert served_until == pytest.approx(1000 + 100 - 10, abs=6), "to the login's end, less the margin"
+        away[0] = False
+        await scene.clock.advance(61)
+        assert scene.cache.read(ROLES[0], scene.clock.now()) is not None
+
+
+async def test_at_the_stop_logins_end_and_whatever_hung_on_them_is_named() -> None:
+    async with Scene().running() as scene:
+        logins = set(scene.login.live)
+
+    left, ended = await scene.session.close(5.0)
+
+    assert left == []
+    assert ended == logins
+    assert scene.login.live == []
+
+
+async def test_a_token_is_only_handed_out_while_there_is_one() -> None:
+    scene = Scene()
+    with pytest.raises(NotLoggedIn, match="under way"):
+        scene.session.token()
+
+    async with scene.running():
+        assert scene.session.token().secret.reveal().startswith("token of")
+        assert isinstance(scene.session.refused("another"), AuthExpired)
+        assert scene.login.count("issue") == 1

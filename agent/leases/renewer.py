@@ -305,7 +305,7 @@ class Renewer:
             tenure.failed(Event.ISSUE_FAILED, error, self._clock.now(), slow=True)
         finally:
             if not published:
-                tenure.retirement.doom(lease.id, lease.expires_at)
+                tenure.retirement.doom(lease.id, lease.own_end, parent=lease.parent, key=grant.key)
 
     # -- renew ------------------------------------------------------------------------------------------------------
 

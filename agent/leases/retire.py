@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock, wait_for
-from agent.errors import UpstreamError
+from agent.errors import Forbidden, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.circuit import Gate
 from agent.leases.engine import Engine
-from agent.leases.lease import Lease
+from agent.leases.lease import Lease, Secret
 from agent.leases.schedule import (
     BACKOFF_FLOOR,
     CALL_DEADLINE,
@@ -76,10 +76,10 @@ class Retirement:
         )
         reach(Failpoint.DRAIN_BEGUN)
 
-    def doom(self, lease_id: str, ends_at: float) -> None:
-        """Revoke what nobody has seen, at once."""
+    def doom(self, lease_id: str, ends_at: float, *, parent: str = "", key: Secret | None = None) -> None:
+        """Revoke what nobody has seen, at once; `parent` and `key` as in Retired."""
         now = self._clock.now()
-        self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False))
+        self._add(Retired(lease_id=lease_id, revoke_at=now, ends_at=ends_at, published=False, parent=parent, key=key))
 
     def hasten(self, lease_id: str) -> asyncio.Event | None:
         """Revoke that lease at once; the event is set when that is confirmed. None if it is not on its way out."""
@@ -134,6 +134,11 @@ class Retirement:
         again = now + backoff(self._failures, self._random.random())
         # Its turn comes again later: one lease that cannot be ended must not hold up the others.
         self._drop(retired)
+        if isinstance(error, Forbidden) and retired.parent:
+            # We may not end it, and asking again would not help: its upstream does at its end, or with its login.
+            if now >= retired.ends_at:
+                return
+            again = retired.ends_at
         self._add(replace(retired, revoke_at=again, tried=True))
         times = tuple(self._failed_at)
         first, more = (within_budget(times, now, budget) for budget in (REVOKE_BUDGET, RETRY_BUDGET))
@@ -143,19 +148,19 @@ class Retirement:
             Event.REVOKE_FAILED,
             role=self.role,
             lease=log.lease_ref(retired.lease_id),
-            error=error,
+            error=str(error),
             retry_in=round(max(again, self._view.again_not_before) - now, 1),
         )
 
-    async def _attempt(self, retired: Retired, deadline: float, within: float | None = None) -> str | None:
-        """Revoke once; the failure in one line, or None. `within` bounds the wait for its turn too."""
+    async def _attempt(self, retired: Retired, deadline: float, within: float | None = None) -> UpstreamError | None:
+        """Revoke once; the failure, or None. `within` bounds the wait for its turn too."""
         try:
             async with self._clock.timeout(within), self._gate.turn(), self._clock.timeout(deadline):
                 await self._engine.revoke(retired.lease_id)
         except TimeoutError:
-            return f"no answer within {deadline:.0f} s"
+            return Unavailable(f"no answer within {deadline:.0f} s")
         except UpstreamError as error:
-            return str(error)
+            return error
         self._drop(retired)
         self._awaited.pop(retired.lease_id, asyncio.Event()).set()
         self._on_revoked()
@@ -176,7 +181,7 @@ class Retirement:
         return [line for line in (task.result() for task in tasks) if line]
 
     async def _insist(self, retired: Retired, ends: float) -> str:
-        error: str | None = "out of time"
+        error: UpstreamError | None = Unavailable("out of time")
         for failures in range(1, REVOKE_BUDGET + 1):
             left = ends - self._clock.now()
             if left <= 0:
@@ -185,7 +190,8 @@ class Retirement:
             if error is None:
                 return ""
             delay = backoff(failures, self._random.random())
-            if failures == REVOKE_BUDGET or self._clock.now() + delay >= ends:
+            hopeless = isinstance(error, Forbidden) and retired.parent  # but it may yet end with its login
+            if hopeless or failures == REVOKE_BUDGET or self._clock.now() + delay >= ends:
                 break
             await self._clock.sleep(delay)
         kind = "published" if retired.published else "never published"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.errors import AuthExpired, NoIdentity, NotLoggedIn, Unavailable
+from agent.errors import AuthExpired, Forbidden, NoIdentity, NotLoggedIn, Unavailable
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import OPEN
 from agent.leases.lease import Grant, Lease, Secret
@@ -139,7 +139,8 @@ class Scene:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Scene"]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each.run()) for each in (self.session, *self.roles.values())]
+            tasks = [group.create_task(self.session.run())]
+            tasks += [group.create_task(role.run()) for role in self.roles.values()]
             await settle()
             yield self
             for task in tasks:
@@ -367,3 +368,32 @@ async def test_a_token_is_only_handed_out_while_there_is_one() -> None:
         assert scene.session.token().secret.reveal().startswith("token of")
         assert isinstance(scene.session.refused("another"), AuthExpired)
         assert scene.login.count("issue") == 1
+
+
+async def test_leases_that_we_may_not_revoke_are_left_to_their_end_and_then_forgotten() -> None:
+    """The default policy lets nobody revoke a lease (D-06): no storm of refusals, and no list that grows for ever."""
+
+    def script(operation: str, n: int) -> Exception | float | None:
+        return Forbidden("vault: needs update on sys/leases/revoke") if operation == "revoke" else None
+
+    async with Scene(lease_ttl=60, script=script).running() as scene:
+        for _ in range(40):
+            for renewer in scene.roles.values():
+                renewer.replace(revoke_after=1.0)
+            await scene.clock.advance(60)
+
+        assert all(len(renewer.held()) <= 4 for renewer in scene.roles.values())
+        assert scene.vault.count("revoke") <= 2 * 2 * 40, "each was tried when due, and once more at its end"
+
+
+async def test_at_the_stop_a_forbidden_revocation_is_not_insisted_on() -> None:
+    def script(operation: str, n: int) -> Exception | float | None:
+        return Forbidden("vault: needs update on sys/leases/revoke") if operation == "revoke" else None
+
+    async with Scene(script=script).running() as scene:
+        pass
+
+    left = [line for renewer in scene.roles.values() for line in await renewer.close(5.0)]
+
+    assert len(left) == len(ROLES)
+    assert scene.vault.count("revoke") == len(ROLES)

@@ -15,6 +15,7 @@ LeaseholdError
     ├── NoIdentity         what should prove who we are is missing or of no use: mend it; try when it changes
     ├── Forbidden          do not log in again; say which right is missing; try slowly
     ├── NotFound           the role or path does not exist: say so at once, try slowly
+    │   └── Unfit
     └── LeaseEnded         the lease cannot be kept: replace it
         ├── LeaseGone
         ├── NotRenewable
@@ -132,6 +133,10 @@ class Forbidden(UpstreamError):
 
 class NotFound(UpstreamError):
     """The upstream does not know the role or path."""
+
+
+class Unfit(NotFound):
+    """What is there cannot be handed out the way the role is configured; whatever was issued is being revoked."""
 
 
 class LeaseEnded(UpstreamError):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes import FakeClock
 
-pytest_plugins = ["tests.fix_loop", "tests.fix_postgres"]
+pytest_plugins = ["tests.fix_loop", "tests.fix_postgres", "tests.fix_vault"]
 
 
 @pytest.fixture

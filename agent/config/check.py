@@ -6,7 +6,7 @@ renderer's.
 
 from agent.config.model import Config
 from agent.config.places import Problem, dotted
-from agent.config.rules import outputs, roles, servers
+from agent.config.rules import logins, outputs, roles, servers, vaults
 
 
 def problems(config: Config, *, allow_short: bool = False) -> list[Problem]:
@@ -14,6 +14,8 @@ def problems(config: Config, *, allow_short: bool = False) -> list[Problem]:
     return [
         *outputs.mistakes(config),
         *servers.mistakes(config, short=allow_short),
+        *vaults.mistakes(config, short=allow_short),
+        *logins.mistakes(config),
         *roles.mistakes(config, short=allow_short),
     ]
 
@@ -29,7 +31,8 @@ def mistakes(config: Config, *, allow_short: bool = False) -> list[str]:
 
 def warnings(config: Config) -> list[str]:
     """What is accepted but may surprise, one line each, beginning with its place in the file."""
-    found = (*outputs.warnings(config), *servers.warnings(config), *roles.warnings(config))
+    rooms = (outputs, servers, vaults, logins, roles)
+    found = [problem for room in rooms for problem in room.warnings(config)]
     return [f"{dotted(place)}: {text}" for place, text in found]
 
 

@@ -1,6 +1,6 @@
 """A configuration file's text into a Config, or into the complete list of what is wrong with it.
 
-The order: TOML, bounds, the shape of [postgresql], the environment, secrets, structure (all of which note and go on),
+The order: TOML, bounds, the names of upstreams, the environment, secrets, structure (all of which note and go on),
 and then `check` on every table that could be structured.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.config import check, environment
 from agent.config.model import Config
-from agent.config.places import SERVER, Faults, dotted, table_of
+from agent.config.places import SERVER, UPSTREAMS, VAULT, Faults, dotted, table_of
 from agent.config.places import Path as Place
 from agent.config.screen import screen
 from agent.config.structure import structure
@@ -20,6 +20,10 @@ from agent.errors import ConfigError
 
 MAX_SIZE = 1 << 20
 """Bytes a configuration file may have."""
+
+_REFERRED_TO = {(name,) for name in ("role", "template", "listener", "auto_auth", *UPSTREAMS)}
+_OWN_TABLES = {SERVER: frozenset[str](), VAULT: frozenset({"method", "retry"})}
+"""Tables that belong to the upstream above them, and are no upstream's name."""
 
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 20
@@ -60,7 +64,8 @@ def load(
     """
     tree = _parsed(text, where)
     faults = Faults()
-    _name_servers(tree, faults)
+    for kind in UPSTREAMS:
+        _name_upstreams(tree, kind, faults)
     environment.expand(tree, environ, faults)
     screen(tree, faults)
     origin = environment.add_defaults(tree, environ, faults)
@@ -77,7 +82,7 @@ def _line(path: Place, text: str, origin: Mapping[Place, str]) -> str:
 
 
 def _semantic(config: Config, faults: Faults, *, allow_short: bool) -> list[tuple[Place, str]]:
-    if any(len(table) == 1 and table[0] in ("role", "template", "listener", SERVER) for table in faults.broken):
+    if any(table in faults.broken for table in _REFERRED_TO):
         return []  # whole groups of tables are missing: whatever refers to them would seem wrong
     found = check.problems(config, allow_short=allow_short)
     return [problem for problem in found if table_of(problem[0]) not in faults.broken and problem[0] not in faults]
@@ -141,18 +146,18 @@ def _bounded(tree: dict[str, Any], where: str) -> None:
 # -- the tree ----------------------------------------------------------------------------------------------------------
 
 
-def _name_servers(tree: dict[str, Any], faults: Faults) -> None:
-    """Give every server its upstream's name: [postgresql] is "postgresql", [postgresql.NAME] "postgresql.NAME"."""
-    table = tree.get(SERVER)
+def _name_upstreams(tree: dict[str, Any], kind: str, faults: Faults) -> None:
+    """Give every upstream its name: [postgresql] is "postgresql", [postgresql.NAME] "postgresql.NAME"."""
+    table = tree.get(kind)
     if not isinstance(table, dict):
         return
-    several = {f"{SERVER}.{name}": value for name, value in table.items() if isinstance(value, dict)}
-    single = {name: value for name, value in table.items() if not isinstance(value, dict)}
+    names = {name for name, value in table.items() if isinstance(value, dict)} - _OWN_TABLES[kind]
+    several = {f"{kind}.{name}": table[name] for name in table if name in names}
+    single = {name: value for name, value in table.items() if name not in names}
     if several and single:
         faults.add(
-            (SERVER,),
-            "has keys of its own and tables below it; write either one [postgresql], or each server "
-            "as [postgresql.NAME]",
+            (kind,),
+            f"has keys of its own and tables below it; write either one [{kind}], or each server as [{kind}.NAME]",
             broken=False,
         )
-    tree[SERVER] = several | ({SERVER: single} if single or not several else {})
+    tree[kind] = several | ({kind: single} if single or not several else {})

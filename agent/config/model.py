@@ -11,15 +11,21 @@ from attrs import Factory, frozen
 
 from agent.config.units import Duration as Duration
 from agent.config.units import Mode as Mode
-from agent.config.upstreams import AutoAuth, Vault
+from agent.config.upstreams import AutoAuth as AutoAuth
+from agent.config.upstreams import Method as Method
+from agent.config.upstreams import MethodConfig as MethodConfig
+from agent.config.upstreams import PostgreSQL as PostgreSQL
+from agent.config.upstreams import SslMode as SslMode
+from agent.config.upstreams import TokenSink as TokenSink
+from agent.config.upstreams import TokenSinkConfig as TokenSinkConfig
+from agent.config.upstreams import Vault as Vault
+from agent.errors import ConfigError
 
 Allow = tuple[str, ...]
 """Who may: "uid:1000", "gid:2000" or "any"; empty means the agent's own uid alone."""
 
 PROFILES = {"short": 300.0, "service": 3600.0, "batch": 7200.0}
 """Default TTL in seconds by `profile`."""
-
-SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
 @frozen(kw_only=True)
@@ -150,45 +156,6 @@ class VerifyTarget(Connection):
 
 
 @frozen(kw_only=True)
-class PostgreSQL:
-    """[postgresql] or [postgresql.NAME]: a server on which the agent itself mints users.
-
-    Attributes:
-        host, port, dbname: where the agent logs in, and where the journal is kept.
-        user: the agent's own role: CREATEROLE, not a superuser.
-        password_file: read at every login; None where a certificate or the socket's peer identity logs in.
-        sslmode: "require" by default; "disable" only for a Unix socket or loopback, said explicitly.
-        sslrootcert, sslcert, sslkey: files, as in libpq.
-        schema: holds the journal table `lease`; owned by `user`.
-        marker_group: every minted role is a member of this NOLOGIN group; only its members are ever dropped.
-        username_style: "v" makes v_<role>_<random>, "shub" makes shub_<role>_<8>_<epoch>.
-        username_prefix: in place of the style's own "v" or "shub".
-        cleanup_interval: expired leases are reaped this often.
-        journal_retention: revoked rows are kept this long; they are the audit trail.
-        max_calls: calls at once; one while the server cannot be reached.
-        connect_timeout: longest wait for a login of the agent's own.
-    """
-
-    host: str
-    dbname: str
-    user: str
-    port: int = 5432
-    password_file: str | None = None
-    sslmode: SslMode = "require"
-    sslrootcert: str | None = None
-    sslcert: str | None = None
-    sslkey: str | None = None
-    schema: str = "leasehold"
-    marker_group: str = "leasehold_lease"
-    username_style: Literal["v", "shub"] = "v"
-    username_prefix: str | None = None
-    cleanup_interval: Duration = Duration(10.0)
-    journal_retention: Duration = Duration(30 * 86400.0)
-    max_calls: int = 4
-    connect_timeout: Duration = Duration(5.0)
-
-
-@frozen(kw_only=True)
 class Role:
     """[role."database/creds/app-readonly"]: a name apps ask for, served at /v1/<name>.
 
@@ -272,6 +239,11 @@ class Role:
     multiline: bool = False
 
     @property
+    def at_vault(self) -> bool:
+        """Whether a Vault issues it; else the agent mints it itself."""
+        return self.upstream.partition(".")[0] == "vault"
+
+    @property
     def ttl(self) -> float:
         """Seconds asked for at issue and renewal: `default_ttl`, else the profile's, else one hour."""
         if self.default_ttl is not None:
@@ -344,3 +316,15 @@ class Config:
     role: dict[str, Role] = Factory(dict)
     template: tuple[Template, ...] = ()
     template_config: TemplateConfig = Factory(TemplateConfig)
+
+
+def method_of(config: Config, upstream: str) -> Method:
+    """How the agent logs in at the Vault called `upstream`: with its own method, else with [auto_auth.method].
+
+    Raises:
+        ConfigError: with neither; a configuration that was loaded has one.
+    """
+    method = config.vault[upstream].method or config.auto_auth.method
+    if method is None:
+        raise ConfigError([f"{upstream}: has no method to log in with; add [auto_auth.method]"])
+    return method

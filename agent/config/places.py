@@ -1,7 +1,7 @@
 """Where in the file something stands, how that is written, and what is wrong there.
 
-A path is a path within `Config`; the servers' part differs from the file, where [postgresql] stands alone or is split
-into [postgresql.NAME]. Only `dotted` knows. Nothing here repeats a value from the file.
+A path is a path within `Config`; the upstreams' part differs from the file, where [postgresql] stands alone or is split
+into [postgresql.NAME], and [vault] likewise. Only `dotted` knows. Nothing here repeats a value from the file.
 """
 
 import re
@@ -14,6 +14,11 @@ Problem = tuple[Path, str]
 """A place, and one line on what is wrong there and what to do."""
 
 SERVER = "postgresql"
+VAULT = "vault"
+UPSTREAMS = (SERVER, VAULT)
+METHOD: Path = ("auto_auth", "method")
+SINK: Path = ("auto_auth", "sink")
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LONGEST_KEY = 255
 
@@ -27,9 +32,9 @@ def dotted(path: Path) -> str:
 
 
 def _in_file(path: Path) -> Path:
-    if len(path) > 1 and path[0] == SERVER and isinstance(path[1], str):
-        name = () if path[1] == SERVER else (path[1].removeprefix(f"{SERVER}."),)
-        return (SERVER, *name, *path[2:])
+    if len(path) > 1 and path[0] in UPSTREAMS and isinstance(path[1], str):
+        name = () if path[1] == path[0] else (path[1].removeprefix(f"{path[0]}."),)
+        return (path[0], *name, *path[2:])
     return path
 
 
@@ -50,7 +55,9 @@ def _escaped(char: str) -> str:
 
 def table_of(path: Path) -> Path:
     """The table that becomes useless by a mistake at `path`: ("role", NAME), ("template", 0), ("agent",), …"""
-    return path[:1] if path[0] in ("agent", "audit", "template_config") else path[:2]
+    if path[0] in ("agent", "audit", "template_config"):
+        return path[:1]
+    return path[:3] if path[:2] == SINK else path[:2]
 
 
 class Faults:

@@ -16,7 +16,7 @@ def screen(node: Any, faults: Faults, path: Path = ()) -> None:
     """Note every such string below `node`; what is a secret by its key is taken out, and nothing more said of it."""
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         place = (*path, key)
-        if isinstance(key, str) and secret_key(key) and key not in KEYS and not isinstance(value, dict):
+        if isinstance(key, str) and secret_key(key) and key not in KEYS and not isinstance(value, dict | bool):
             faults.add(place, REMEDY, broken=False)
             del node[key]
         elif isinstance(value, dict | list):

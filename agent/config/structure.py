@@ -11,26 +11,11 @@ from typing import Any, get_origin
 import attrs
 
 from agent.config import model, values
-from agent.config.places import SERVER, Faults, Path
+from agent.config.hints import TABLES, Hints
+from agent.config.places import METHOD, SERVER, SINK, VAULT, Faults, Path
 
-_TABLES: dict[type, str] = {
-    model.Agent: "[agent]",
-    model.Audit: "[audit]",
-    model.UnixListener: "[listener.unix]",
-    model.HealthListener: "[listener.health]",
-    model.PostgreSQL: "[postgresql]",
-    model.Role: "[role.NAME]",
-    model.Template: "[[template]]",
-    model.TemplateConfig: "[template_config]",
-    model.VerifyTarget: "[[role.NAME.verify]]",
-    model.Connection: "role.NAME.connection",
-    model.Listener: "[listener]",
-    model.Config: "the file's top level",
-}
-KEYS = frozenset(name for table in _TABLES for name in attrs.fields_dict(table))
+KEYS = frozenset(name for table in TABLES for name in attrs.fields_dict(table))
 """Every key that means something somewhere."""
-
-_MAX_HINTS = 20
 
 
 def structure(tree: dict[str, Any], faults: Faults) -> model.Config:
@@ -43,7 +28,7 @@ def structure(tree: dict[str, Any], faults: Faults) -> model.Config:
     try:
         config: model.Config = _converter().structure(tree, model.Config)
     except cattrs.BaseValidationError as error:
-        hints = _Hints()
+        hints = Hints()
         for path, text, broken in list(_told(error, (), hints)):
             faults.add(path, text, broken=broken)
             if not broken:
@@ -62,30 +47,35 @@ def _remove(tree: Any, path: Path) -> None:
     del tree[path[-1]]
 
 
-_HOLLOW: dict[str, dict[str, Any]] = {
-    "role": {"upstream": ""},
-    "template": {"destination": ""},
-    "listener": {"address": ""},
-    SERVER: {"host": "", "dbname": "", "user": ""},
+_HOLLOW: dict[Path, dict[str, Any]] = {
+    ("role",): {"upstream": ""},
+    ("template",): {"destination": ""},
+    ("listener",): {"address": ""},
+    (SERVER,): {"host": "", "dbname": "", "user": ""},
+    (VAULT,): {"address": ""},
+    METHOD: {"type": "token_file"},
+    SINK: {"config": {"path": ""}},
 }
+"""By the group of a broken table; one of another group is left out."""
 
 
 def _hollow(tree: dict[str, Any], table: Path) -> None:
     """Put a placeholder where a table is broken, so that others may still refer to it by name or number."""
-    group = str(table[0])
-    if len(table) == 1:
-        tree.pop(group, None)
-        return
-    name: Any = table[1]
-    container: Any = tree.get(group)
-    if isinstance(container, list) or (isinstance(container, dict) and name in container):
-        container[name] = dict(_HOLLOW[group])
+    container: Any = tree
+    for part in table[:-1]:
+        container = container.get(part) if isinstance(container, dict) else None
+    name: Any = table[-1]
+    hollow = _HOLLOW.get(table if table == METHOD else table[:-1])
+    if hollow is None and isinstance(container, dict):
+        container.pop(name, None)
+    elif hollow is not None and (isinstance(container, list) or (isinstance(container, dict) and name in container)):
+        container[name] = dict(hollow)
 
 
 # -- what cattrs found -----------------------------------------------------------------------------------------------
 
 
-def _told(error: Any, path: Path, hints: "_Hints") -> Iterator[tuple[Path, str, bool]]:
+def _told(error: Any, path: Path, hints: Hints) -> Iterator[tuple[Path, str, bool]]:
     """Every mistake in an exception group of cattrs: place, text, and whether its table is useless."""
     import cattrs
 
@@ -108,27 +98,6 @@ def _noted(error: BaseException) -> Path:
     """Where cattrs found `error`, seen from the table or array it was at."""
     notes: list[Any] = getattr(error, "__notes__", [])
     return tuple(note.name if hasattr(note, "name") else note.index for note in notes)
-
-
-class _Hints:
-    """Says what an unknown key may have meant; only for the first few, since comparing is slow."""
-
-    def __init__(self) -> None:
-        self._left = _MAX_HINTS
-
-    def unknown(self, key: str, table: type) -> str:
-        known = list(attrs.fields_dict(table))
-        near = self._nearest(key, known)
-        if near:
-            return f'unknown key; did you mean "{near}"?'
-        homes = [name for other, name in _TABLES.items() if key in attrs.fields_dict(other)]
-        if homes:
-            return f"unknown key here; it belongs to {' or '.join(homes)}"
-        return f"unknown key; known here: {', '.join(known)}" if len(known) <= 8 else "unknown key"
-
-    def _nearest(self, key: str, known: list[str]) -> str | None:
-        self._left -= 1
-        return values.nearest(key, known) if self._left >= 0 else None
 
 
 # -- the converter ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the configuration file can say of Vault and OpenBao servers and of the logins there; see `model`.
+"""What the configuration file can say of upstreams, and of the logins at Vault and OpenBao; see `model`.
 
 Key names are Vault Agent's wherever the idea is the same.
 """
@@ -11,7 +11,48 @@ from agent.config.units import Duration, Mode
 
 MethodType = Literal["kubernetes", "jwt", "approle", "cert", "token_file", "aws", "azure", "gcp"]
 
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
+
+
+@frozen(kw_only=True)
+class PostgreSQL:
+    """[postgresql] or [postgresql.NAME]: a server on which the agent itself mints users.
+
+    Attributes:
+        host, port, dbname: where the agent logs in, and where the journal is kept.
+        user: the agent's own role: CREATEROLE, not a superuser.
+        password_file: read at every login; None where a certificate or the socket's peer identity logs in.
+        sslmode: "require" by default; "disable" only for a Unix socket or loopback, said explicitly.
+        sslrootcert, sslcert, sslkey: files, as in libpq.
+        schema: holds the journal table `lease`; owned by `user`.
+        marker_group: every minted role is a member of this NOLOGIN group; only its members are ever dropped.
+        username_style: "v" makes v_<role>_<random>, "shub" makes shub_<role>_<8>_<epoch>.
+        username_prefix: in place of the style's own "v" or "shub".
+        cleanup_interval: expired leases are reaped this often.
+        journal_retention: revoked rows are kept this long; they are the audit trail.
+        max_calls: calls at once; one while the server cannot be reached.
+        connect_timeout: longest wait for a login of the agent's own.
+    """
+
+    host: str
+    dbname: str
+    user: str
+    port: int = 5432
+    password_file: str | None = None
+    sslmode: SslMode = "require"
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    schema: str = "leasehold"
+    marker_group: str = "leasehold_lease"
+    username_style: Literal["v", "shub"] = "v"
+    username_prefix: str | None = None
+    cleanup_interval: Duration = Duration(10.0)
+    journal_retention: Duration = Duration(30 * 86400.0)
+    max_calls: int = 4
+    connect_timeout: Duration = Duration(5.0)
 
 
 @frozen(kw_only=True)
@@ -79,6 +120,11 @@ class Method:
     mount_path: str | None = None
     namespace: str | None = None
     config: MethodConfig = Factory(MethodConfig)
+
+    @property
+    def mount(self) -> str:
+        """The login's mount below "auth/", such as "kubernetes"."""
+        return (self.mount_path or self.type).removeprefix("auth/")
 
 
 @frozen(kw_only=True)

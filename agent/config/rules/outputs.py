@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from agent.config.addresses import everywhere, split_address
 from agent.config.durations import format_duration
 from agent.config.model import Audit, Config, HealthListener, Template, UnixListener
-from agent.config.places import Path, Problem
+from agent.config.places import SINK, Path, Problem, dotted
 from agent.config.rules import shapes
 
 _SOCKET: Path = ("listener", "unix")
@@ -31,6 +31,8 @@ def mistakes(config: Config) -> Iterator[Problem]:
         seen[config.listener.unix.address] = "the socket, listener.unix.address"
     if config.audit is not None:
         seen[config.audit.file] = "audit.file"
+    for n, sink in enumerate(config.auto_auth.sink):
+        yield from _unique((*SINK, n, "config", "path"), sink.config.path, seen)
     for n, template in enumerate(config.template):
         place = ("template", n)
         yield from _destination(place, template.destination, seen)
@@ -92,9 +94,13 @@ def _health(health: HealthListener) -> Iterator[Problem]:
 
 def _destination(place: Path, destination: str, seen: dict[str, str]) -> Iterator[Problem]:
     yield from shapes.absolute((*place, "destination"), destination)
-    if destination in seen:
-        yield (*place, "destination"), f"is the same path as {seen[destination]}; every file needs one of its own"
-    seen.setdefault(destination, f"template[{place[-1]}].destination")
+    yield from _unique((*place, "destination"), destination, seen)
+
+
+def _unique(place: Path, path: str, seen: dict[str, str]) -> Iterator[Problem]:
+    if path in seen:
+        yield place, f"is the same path as {seen[path]}; every file needs one of its own"
+    seen.setdefault(path, dotted(place))
 
 
 def _content(place: Path, template: Template) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.config.durations import format_duration
 from agent.config.model import Config, PostgreSQL, Role
 from agent.config.places import SERVER, Path, Problem
-from agent.config.rules import shapes
+from agent.config.rules import shapes, vault_roles
 from agent.config.values import number
 
 SHORTEST = 5.0
@@ -43,9 +43,14 @@ class Numbers:
 
 
 def numbers(role: Role) -> Numbers:
-    """The effective numbers of `role`; the Renewer computes the same from the lease it gets."""
+    """The effective numbers of `role`; the Renewer computes the same from the lease it gets.
+
+    At a Vault, which grants what it likes, they are those of a lease as long as `default_ttl`.
+    """
     ttl = role.ttl
-    longest = min(role.longest, role.max_lifetime if role.max_lifetime is not None else math.inf)
+    longest = min(
+        math.inf if role.at_vault else role.longest, role.max_lifetime if role.max_lifetime is not None else math.inf
+    )
     margin = role.margin if role.margin is not None else max(1.0, min(10.0, 0.05 * ttl))
     margin = min(margin, 0.5 * ttl)
     overlap = min(role.overlap if role.overlap is not None else 0.25 * ttl, 0.5 * ttl, _ROOM * ttl - margin)
@@ -72,8 +77,12 @@ def mistakes(config: Config, *, short: bool) -> Iterator[Problem]:
         yield from _renewal(place, role, short=short)
         yield from _readers(place, role)
         yield from _targets(place, role)
-        yield from _rights(place, role, config.postgresql.get(role.upstream))
-        yield from _bounds_of_users(place, role)
+        yield from vault_roles.strangers(place, role)
+        if role.at_vault:
+            yield from vault_roles.mistakes(place, name, role, short=short)
+        else:
+            yield from _rights(place, role, config.postgresql.get(role.upstream))
+            yield from _bounds_of_users(place, role)
 
 
 def _name(place: Path, name: str, role: Role) -> Iterator[Problem]:
@@ -93,9 +102,9 @@ def _on_postgresql(role: Role) -> bool:
 
 
 def _upstream(place: Path, role: Role, config: Config) -> Iterator[Problem]:
-    if role.upstream not in config.postgresql:
-        known = shapes.listed(config.postgresql)
-        remedy = f"there are: {known}" if known else "there is none; add a [postgresql] table"
+    if role.upstream not in config.postgresql and role.upstream not in config.vault:
+        known = shapes.listed([*config.postgresql, *config.vault])
+        remedy = f"there are: {known}" if known else "there is none; add a [postgresql] or a [vault] table"
         yield (*place, "upstream"), f"is no configured upstream; {remedy}"
 
 
@@ -103,15 +112,20 @@ def _lengths(place: Path, role: Role, *, short: bool) -> Iterator[Problem]:
     least = _SHORTEST_IN_TESTS if short else SHORTEST
     yield from shapes.at_least((*place, "default_ttl"), role.default_ttl, least)
     yield from shapes.at_least((*place, "max_lifetime"), role.max_lifetime, least)
-    if role.ttl > role.longest:
+    if role.ttl > role.longest and not role.at_vault:
         key = "default_ttl" if role.default_ttl is not None else "max_ttl"
         lengths = f'default_ttl "{format_duration(role.ttl)}" is longer than max_ttl "{format_duration(role.longest)}"'
         yield (*place, key), f"{lengths}; shorten one or lengthen the other"
     least = 0.0 if short else 1.0
     yield from shapes.at_least((*place, "margin"), role.margin, least)
     yield from shapes.at_least((*place, "overlap"), role.overlap, 0.1 if short else 1.0)
-    if role.ttl >= _SHORTEST_IN_TESTS:
+    if _known(role) and role.ttl >= _SHORTEST_IN_TESTS:
         yield from _room(place, role)
+
+
+def _known(role: Role) -> bool:
+    """Whether the file says how long a lease is; a Vault may grant any length."""
+    return not role.at_vault or role.default_ttl is not None
 
 
 def _room(place: Path, role: Role) -> Iterator[Problem]:
@@ -197,6 +211,8 @@ def warnings(config: Config) -> Iterator[Problem]:
         yield from _recommended(place, role)
         yield from _overlapping(place, role)
         yield from _careless(place, role)
+        if role.at_vault:
+            yield from vault_roles.warnings(place, role)
         if config.listener.unix is None and name not in read:
             yield place, "is obtained, but nobody can read it: no listener, and no template uses it"
 
@@ -206,7 +222,7 @@ def _recommended(place: Path, role: Role) -> Iterator[Problem]:
         ("default_ttl", role.ttl, 300.0, 86400.0),
         ("max_ttl", role.longest, 3600.0, 604800.0),
     ):
-        if not low <= value <= high:
+        if not low <= value <= high and (not role.at_vault or getattr(role, key) is not None):
             span = f'"{format_duration(low)}" to "{format_duration(high)}"'
             yield (*place, key), f'"{format_duration(value)}" is outside what is recommended: {span}'
     if role.profile is not None and role.default_ttl is not None:
@@ -214,6 +230,8 @@ def _recommended(place: Path, role: Role) -> Iterator[Problem]:
 
 
 def _overlapping(place: Path, role: Role) -> Iterator[Problem]:
+    if not _known(role) or role.kind in vault_roles.UNLEASED:
+        return
     overlap = numbers(role).overlap
     shown = f'"{format_duration(overlap)}"'
     if overlap < 30.0:
@@ -229,15 +247,18 @@ def _careless(place: Path, role: Role) -> Iterator[Problem]:
     for key, entries in (("allow", role.allow), ("allow_rotate", role.allow_rotate or ())):
         if "any" in entries:
             yield (*place, key), '"any" admits whoever reaches the socket'
-    if role.verify == ():
+    if role.verify == () and not role.at_vault:
         yield (*place, "verify"), "is empty: credentials are published without a login having succeeded"
-        if role.verify_every:
-            yield (*place, "verify_every"), "has no effect: verify is empty"
+    if role.verify == () and role.verify_every:
+        yield (*place, "verify_every"), "has no effect: verify is empty"
 
 
 def advice(config: Config) -> Iterator[Problem]:
     """Per role what its lease will look like, and what that asks of a connection pool."""
     for name, role in config.role.items():
+        if role.at_vault:
+            yield ("role", name), vault_roles.advice(role)
+            continue
         n = numbers(role)
         overlap = _round(n.overlap)
         lease = f"ttl {_round(n.ttl)}, renewed {_round(n.renew_from)} to {_round(n.renew_until)} after each grant"

@@ -7,7 +7,6 @@ from agent.config.model import Config, PostgreSQL
 from agent.config.places import SERVER, Path, Problem
 from agent.config.rules import shapes
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,11}", re.ASCII)
 _RESERVED = ("public", "none", "information_schema", "current_user", "session_user", "current_role", "user")
 
@@ -16,9 +15,7 @@ def mistakes(config: Config, *, short: bool) -> Iterator[Problem]:
     """What cannot work, or must not be done."""
     for name, server in config.postgresql.items():
         place = (SERVER, name)
-        label = name.partition(".")[2]
-        if name != SERVER and not _NAME.fullmatch(label):
-            yield place, "is no name for an upstream; letters, digits, _ and -, at most 63 of them"
+        yield from shapes.upstream(place, name)
         yield from shapes.server(place, server)
         yield from shapes.root_certificate(place, server.sslmode, server.sslrootcert)
         yield from _login(place, server)
@@ -28,11 +25,8 @@ def mistakes(config: Config, *, short: bool) -> Iterator[Problem]:
 
 def _login(place: Path, server: PostgreSQL) -> Iterator[Problem]:
     yield from shapes.identifier((*place, "user"), server.user, what="agent's own role")
-    for key in ("password_file", "sslcert", "sslkey"):
-        yield from shapes.absolute((*place, key), getattr(server, key))
-    if (server.sslcert is None) != (server.sslkey is None):
-        missing = "sslkey" if server.sslkey is None else "sslcert"
-        yield (*place, missing), "is missing; sslcert and sslkey belong together"
+    yield from shapes.absolute((*place, "password_file"), server.password_file)
+    yield from shapes.pair(place, server, "sslcert", "sslkey")
 
 
 def _names(place: Path, server: PostgreSQL) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
+from agent.config.addresses import split_place, split_url
 from agent.config.durations import format_duration
 from agent.config.model import Allow, Connection, PostgreSQL
 from agent.config.places import Path, Problem
@@ -20,6 +21,8 @@ _LOOPBACK = re.compile(r"localhost|::1|127(?:\.\d{1,3}){3}", re.ASCII | re.IGNOR
 _OWNER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _ALLOW = re.compile(r"any|[ug]id:(?:0|[1-9][0-9]{0,9})", re.ASCII)
 _LISTED = re.compile(r"[A-Za-z0-9._/-]{1,100}", re.ASCII)
+_PARTS = re.compile(r"(?!.{256})[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*/?", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 _MAX_ID = 2**32 - 2
 _MAX_IDENTIFIER = 63
 _MAX_LABEL = 63
@@ -48,6 +51,15 @@ def absolute(place: Path, path: str | None) -> Problems:
     """The path of a file."""
     if path is not None and (path[:1] != "/" or path[:2] in ("/", "//") or posixpath.normpath(path) != path):
         yield place, 'must be an absolute path without "." or "..", and without a "/" at its end'
+
+
+def pair(place: Path, table: object, one: str, other: str) -> Problems:
+    """Two files that belong together, a certificate and its key; both absolute."""
+    for key in (one, other):
+        yield from absolute((*place, key), getattr(table, key))
+    if (getattr(table, one) is None) != (getattr(table, other) is None):
+        missing = other if getattr(table, other) is None else one
+        yield (*place, missing), f"is missing; {one} and {other} belong together"
 
 
 def mode(place: Path, bits: int, *, needs: int, public: bool = False) -> Problems:
@@ -79,6 +91,19 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
 
 
+def namespace(place: Path, text: str | None) -> Problems:
+    """A namespace of a Vault, such as "team/app"."""
+    if text is not None and not _PARTS.fullmatch(text):
+        yield place, 'is no namespace; parts of letters, digits, . _ - between slashes, such as "team/app"'
+
+
+def upstream(place: Path, name: str) -> Problems:
+    """What stands behind the dot of "postgresql.NAME"."""
+    _, dot, label = name.partition(".")
+    if dot and not _LABEL.fullmatch(label):
+        yield place, "is no name for an upstream; letters, digits, _ and -, at most 63 of them"
+
+
 def identifier(place: Path, name: str, *, what: str) -> Problems:
     """A name in the database."""
     if not name:
@@ -105,6 +130,30 @@ def server(place: Path, at: Connection | PostgreSQL) -> Problems:
         )
 
 
+def url(place: Path, text: str, *, plain: bool = False) -> Problems:
+    """Where a server is asked; `plain` where TLS is not to be had."""
+    found = split_url(text)
+    if found is None:
+        yield place, 'must be "https://HOST:PORT", with nothing before or behind it'
+        return
+    scheme, host, _ = found
+    yield from _labels(place, host)
+    if scheme == "http" and not plain and not local(host):
+        yield (
+            place,
+            'lets tokens and credentials travel in clear; only a loopback host may do without TLS: write "https"',
+        )
+
+
+def location(place: Path, text: str) -> Problems:
+    """A host and a port."""
+    found = split_place(text)
+    if found is None:
+        yield place, 'must be "HOST:PORT", with nothing before or behind it'
+    else:
+        yield from _labels(place, found[0])
+
+
 def _host(place: Path, host: str) -> Problems:
     if not host:
         yield place, "is empty; name the server's host, or the directory of its Unix socket"
@@ -114,7 +163,12 @@ def _host(place: Path, host: str) -> Problems:
         yield place, "is a URL or a connection string; write the host alone, the rest has keys of its own"
     elif not _HOST.fullmatch(host):
         yield place, "is no host name, no address and no absolute directory"
-    elif not all(0 < len(label) <= _MAX_LABEL for label in host.removesuffix(".").split(".")):
+    else:
+        yield from _labels(place, host)
+
+
+def _labels(place: Path, host: str) -> Problems:
+    if not all(0 < len(label) <= _MAX_LABEL for label in host.removesuffix(".").split(".")):
         yield place, f"has a part between dots that is empty or longer than {_MAX_LABEL} characters"
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.config.documents import FILE, ROLE, ROLE_PATH, SERVER, document, read, with_socket, wrong
 
 NO_NAME = 'has a "${" that names no variable; write "${NAME}", or "$$" for a dollar sign'
-REMEDY = "secrets do not stand in this file; they come from password_file"
+REMEDY = "secrets do not stand in this file; it names the files they are in, such as password_file"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,12 @@ def test_secrethub_is_no_secret() -> None:
 
 
 def test_a_variable_in_an_unknown_table_is_named_beside_the_table() -> None:
-    assert wrong(document(rest='[vault]\naddress = "${NOPE}"\n[listener.tcp]\naddress = "${NOPE}"')) == [
-        "vault.address: ${NOPE} is not set in the environment; set it, or write the value here",
+    assert wrong(document(rest='[scaivault]\naddress = "${NOPE}"\n[listener.tcp]\naddress = "${NOPE}"')) == [
+        "scaivault.address: ${NOPE} is not set in the environment; set it, or write the value here",
         "listener.tcp.address: ${NOPE} is not set in the environment; set it, or write the value here",
         "listener.tcp: unknown key; known here: unix, health",
-        "vault: unknown key; known here: agent, audit, listener, postgresql, role, template, template_config",
+        "scaivault: unknown key; known here: agent, audit, listener, postgresql, vault, auto_auth, role, template, "
+        "template_config",
     ]
 
 

@@ -108,8 +108,9 @@ SHAPES = {
         "template[0].refresh_interval: unknown key",
     ),
     "an unknown table": (
-        document(rest="[vault]"),
-        "vault: unknown key; known here: agent, audit, listener, postgresql, role, template, template_config",
+        document(rest="[scaivault]"),
+        "scaivault: unknown key; known here: agent, audit, listener, postgresql, vault, auto_auth, role, template, "
+        "template_config",
     ),
     "a key of strange characters": (document(top='"a\\nb\\"" = 1'), '"a\\u000ab\\"": unknown key; known here: agent, '),
     "a key beyond the first plane": (

@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from typing import Any
+import tomllib
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agent.config import check, model
 from agent.config.durations import parse_duration
 from agent.config.load import load, load_file
+from agent.config.upstreams import MethodType
 from tests.unit.config.trees import EXAMPLE, uncommented, whole
 
 ROOT = EXAMPLE.parent
@@ -22,13 +24,24 @@ TABLES: dict[type, tuple[str, tuple[str | int, ...]]] = {
     model.UnixListener: ("## `[listener.unix]`", ("listener", "unix")),
     model.HealthListener: ("## `[listener.health]`", ("listener", "health")),
     model.PostgreSQL: ("## `[postgresql]`", ("postgresql", "main")),
+    model.Vault: ("## `[vault]`", ("vault",)),
+    model.Method: ("## `[auto_auth.method]`", ("auto_auth", "method")),
+    model.MethodConfig: ("### `[auto_auth.method.config]`", ("auto_auth", "method", "config")),
+    model.TokenSink: ("## `[[auto_auth.sink]]`", ("auto_auth", "sink")),
+    model.TokenSinkConfig: ("### `[auto_auth.sink.config]`", ("auto_auth", "sink", 0, "config")),
     model.Role: ('## `[role."MOUNT/creds/NAME"]`', ("role",)),
     model.Connection: ("### `connection`", ("role", "database/creds/app-readonly", "connection")),
     model.VerifyTarget: ('### `[[role."MOUNT/creds/NAME".verify]]`', ("role", "database/creds/app-readonly", "verify")),
     model.Template: ("## `[[template]]`", ("template",)),
     model.TemplateConfig: ("## `[template_config]`", ("template_config",)),
 }
-HOLDERS = {model.Config, model.Listener}
+METHODS = {
+    kind: re.sub(r"(?m)^# *", "", keys)
+    for kind, keys in re.findall(r'(?m)^#   type = "(\w+)"\n((?:^#     .*\n)+)', EXAMPLE.read_text())
+}
+"""Type to keys, of the methods that stand in the example as comments."""
+
+HOLDERS = {model.Config, model.Listener, model.AutoAuth}
 """Classes that only hold tables."""
 
 
@@ -59,6 +72,8 @@ def default(field: "attrs.Attribute[Any]") -> object:
         return f'`"{field.default:04o}"`'
     if field.type is model.Duration:
         return field.default
+    if isinstance(field.default, attrs.Factory):
+        return "`{}`"
     if field.default == ():
         return "`[]`"
     if isinstance(field.default, bool):
@@ -85,15 +100,46 @@ def test_the_reference_has_exactly_the_keys_with_their_defaults(table: type) -> 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
 def test_the_example_has_every_key(table: type) -> None:
     said = {key for instance in instances(TABLES[table][1]) for key in instance}
+    if table is model.MethodConfig:
+        said |= {key for method in METHODS.values() for key in tomllib.loads(method)}
+    if table is model.Vault:
+        said |= {"method"}  # its heading is told in a comment
 
     assert said == {field.name for field in attrs.fields(table)}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_examples_other_methods_are_sound(kind: str) -> None:
+    text = uncommented(EXAMPLE.read_text())
+    method = re.compile(r"(?ms)^\[auto_auth\.method\]$.*?^token_path = .*?$")
+    assert "[vault.method]" in text
+
+    config = load(
+        method.sub(f'[auto_auth.method]\ntype = "{kind}"\n[auto_auth.method.config]\n{METHODS[kind]}', text), environ={}
+    )
+
+    assert config.auto_auth.method is not None
+    assert config.auto_auth.method.type == kind
+
+
+def test_every_method_stands_in_the_example() -> None:
+    assert {"kubernetes", *METHODS} == set(get_args(MethodType))
+
+
+def test_the_references_example_loads_without_a_warning() -> None:
+    text = re.search(r"(?s)```toml\n(.*?)```", REFERENCE)
+    assert text is not None
+
+    config = load(text[1], environ={"POD_UID": "u", "POD_IP": "10.0.0.7"})
+
+    assert check.warnings(config) == []
 
 
 def test_the_example_loads_without_a_warning() -> None:
     config = load_file(EXAMPLE, environ={})
 
     assert check.warnings(config) == []
-    assert len(check.advice(config)) == 2
+    assert len(check.advice(config)) == len(config.role)
 
 
 def test_the_example_loads_with_every_option_set() -> None:

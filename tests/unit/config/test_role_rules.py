@@ -27,7 +27,7 @@ RULES: dict[str, tuple[str, str]] = {
         'role: is missing; add a table such as [role."database/creds/app"], the name apps ask for',
     ),
     "an unknown upstream": (
-        document(role='upstream = "vault"\ngroup = "g"'),
+        document(role='upstream = "scaivault"\ngroup = "g"'),
         f'{ROLE_PATH}.upstream: is no configured upstream; there are: "postgresql"',
     ),
     "an unknown upstream among many": (
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "no upstream at all": (
         f'[role."database/creds/app"]\n{ROLE}',
-        f"{ROLE_PATH}.upstream: is no configured upstream; there is none; add a [postgresql] table",
+        f"{ROLE_PATH}.upstream: is no configured upstream; there is none; add a [postgresql] or a [vault] table",
     ),
     "a role with a leading slash": (role_named("/a/creds/b"), f'role."/a/creds/b": {NAME_RULE}'),
     "a role with a trailing slash": (role_named("a/creds/b/"), f'role."a/creds/b/": {NAME_RULE}'),

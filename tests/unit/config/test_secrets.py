@@ -42,9 +42,9 @@ def test_a_key_that_names_a_secret_is_refused(text: str, place: str) -> None:
 
 
 def test_a_secret_in_an_unknown_table_is_named_too() -> None:
-    mistakes = wrong(document(rest=f'[vault.auth]\nsecret_id = "{CANARY}"'))
+    mistakes = wrong(document(rest=f'[scaivault.auth]\nsecret_id = "{CANARY}"'))
 
-    assert f"vault.auth.secret_id: {REMEDY}" in mistakes
+    assert f"scaivault.auth.secret_id: {REMEDY}" in mistakes
     assert CANARY not in str(mistakes)
 
 
@@ -86,7 +86,8 @@ def test_a_name_that_carries_a_secret_is_not_repeated() -> None:
     mistakes = wrong(document(top=f'"postgresql://u:{CANARY}@db/app" = 1'))
 
     assert mistakes == [
-        '"…": unknown key; known here: agent, audit, listener, postgresql, role, template, template_config'
+        '"…": unknown key; known here: agent, audit, listener, postgresql, vault, auto_auth, role, template, '
+        "template_config"
     ]
 
 

@@ -63,6 +63,7 @@ class Unwrap(Protocol):
 
         Raises:
             NoIdentity: it was made elsewhere, or has been opened before, which is an alarm: see
-                `agent.log.Event.WRAPPING_TOKEN_REUSED`.
+                `agent.log.Event.WRAPPING_TOKEN_REUSED`. The same token is not brought again.
+            Unavailable: the server does not answer; the same token may be brought again.
         """
         ...

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agent.errors import Unavailable
 from agent.leases.lease import Secret
 from agent.leases.schedule import CALL_DEADLINE
 
@@ -28,6 +29,16 @@ class Answer:
     def ok(self) -> bool:
         """Whether the server did what was asked."""
         return self.status < 300
+
+
+class ServerFault(Unavailable):
+    """A 5xx of a server that serves: Unavailable, with what it said.
+
+    Attributes:
+        errors: as of an Answer: OpenBao answers 500 where a role is not in its connection's allowed_roles.
+    """
+
+    errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +71,28 @@ class Wire(Protocol):
         """One request; no retry once it may have reached a server.
 
         Args:
-            path: below /v1/; encoded here, slashes kept.
+            path: below /v1/; encoded here, slashes kept. Errors name it: no lease id in it.
             token: sent as X-Vault-Token; None sends none, whatever the environment holds.
             body: Secrets in it, at any depth, are revealed on the way out.
             certificate: client certificate and key files in place of the configuration's.
             namespace: in place of the configuration's.
             deadline: seconds for everything, bytes that trickle included.
             late: asked, in the wire's own thread, what to do about a good answer that came after the caller had gone
-                (was cancelled): what was issued must be ended. The request it returns is made there, once.
+                (was cancelled, or raised Unavailable at the deadline; such an answer is listened for a little longer):
+                what was issued must be ended. The request it returns is made there, once, in the same namespace.
 
         Returns:
             The answer for 2xx, 400, 403, 404 and 405.
 
         Raises:
-            Unavailable: no answer (`unreachable`, with `outcome_unknown` unless certainly nothing was sent), 5xx, 412.
+            Unavailable: no answer (`unreachable`, with `outcome_unknown` unless certainly nothing was sent), 412;
+                other 5xx as ServerFault.
             RateLimited: 429, with `Retry-After`.
-            Sealed: 503 and 501; `unreachable` is set, so that the circuit narrows.
-            BadResponse: not JSON, too large, too deep, cut off, a redirect to where no token may go.
+            Sealed: 503, 501, 472, 473, and sys/health's 429; `unreachable` is set, so that the circuit narrows.
+            BadResponse: not JSON, too large, too deep, cut off, a redirect to where no token may go; `outcome_unknown`
+                where the server may have done what was asked all the same.
+            NotFound: a part of the path is empty or consists of dots.
+            NoIdentity: the token cannot be sent in a header.
         """
         ...
 

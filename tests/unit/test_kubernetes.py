@@ -373,7 +373,7 @@ def test_the_kubelets_patience_covers_the_apps_drain_and_the_agents_stop(place: 
     config, patience = config_of(place), _pod(place).spec["terminationGracePeriodSeconds"]
 
     if place in NATIVE:
-        assert config.agent.stop_grace == 0
+        assert not config.agent.stop_grace
         assert patience >= 30 + config.agent.stop_timeout + 5
     else:
         assert config.agent.stop_grace >= 30 + 5

@@ -137,7 +137,7 @@ class App:
         return [f"{file['path']}: {file['error'] or 'not written yet'}" for file in files] or ["not started yet"]
 
     def _file_states(self) -> list[dict[str, Any]]:
-        return [] if self._parts.files is None else [state.as_dict() for state in self._parts.files.states()]
+        return [state.as_dict() for state in self._parts.file_states()]
 
     def _families(self) -> Iterator[Family]:
         """All that was counted, for a scrape."""
@@ -240,8 +240,7 @@ class App:
     async def _starting(self, on_started: Callable[[], None]) -> None:
         for role in self._required:
             await self.cache.changed(role, 0)
-        if self._parts.files is not None:
-            await self._parts.files.written()
+        await self._parts.written()
         self._started = True
         _log.info(Event.STARTED, count=len(self._required))
         self._notifier.ready()
@@ -266,8 +265,7 @@ class App:
             if jump.slept:
                 self._measures.vitals.jumped()
                 _log.warning(Event.CLOCK_JUMP, took=round(jump.slept, 1), reason="suspended, or stuck")
-                for renewer in self._parts.renewers.values():
-                    renewer.recheck()
+                self._parts.recheck()
             if jump.set_by:
                 _log.warning(Event.CLOCK_JUMP, set_by=round(jump.set_by, 1), reason="the wall clock was set")
                 self.cache.wall_set(self._clock.now(), self._clock.wall())
@@ -303,17 +301,19 @@ class App:
         left: list[str] = []
         if self._server is not None:
             await self._within(self._left() / 4, self._server.stop(0.0), "the socket did not close", left)
-        if self._parts.files is not None and not self._handing_over:
-            what = "files were not removed"
-            left += await self._within(min(2.0, self._left() / 4), self._parts.files.remove(), what, left) or []
         if not self._handing_over:
-            await self._within(self._left() * 0.8, self._revoke(self._left() * 0.7, left), "users were left", left)
+            what = "files were not removed"
+            left += await self._within(min(2.0, self._left() / 4), self._parts.remove_files(), what, left) or []
+        if not self._handing_over:
+            work = self._parts.revoke(self._left() * 0.7)
+            left += await self._within(self._left() * 0.8, work, "users were left", left) or []
         if self._health_server is not None:  # the last to go: until here it said that the agent is not ready
             await self._health_server.stop(0.0)
         for hook in list(self._hooks):
             hook.cancel()
-        closing = (engine.close() for engine in self._parts.engines.values())
-        await self._within(self._left(), asyncio.gather(*closing, *self._hooks, return_exceptions=True), "", [])
+        await self._within(
+            self._left(), asyncio.gather(self._parts.close(), *self._hooks, return_exceptions=True), "", []
+        )
         await self._management.close(min(2.0, self._left()))
         if self._parts.state is not None:
             self._parts.state.close()
@@ -330,12 +330,6 @@ class App:
         """
         configured = self._config.agent.on_stop == "handover" and self._parts.state is not None
         return self._leaving or configured or not self._built
-
-    async def _revoke(self, deadline: float, left: list[str]) -> None:
-        renewers = self._parts.renewers
-        closing = (renewer.close(deadline) for renewer in renewers.values())
-        for role, told in zip(renewers, await asyncio.gather(*closing, return_exceptions=True), strict=True):
-            left += [f"{role}: not revoked: {log.reason_of(told)}"] if isinstance(told, BaseException) else told
 
     async def _within(self, deadline: float, work: Awaitable[T], what: str, left: list[str]) -> T | None:
         """What `work` returns; None, and `what` among what is left, where it fails or takes longer than `deadline`."""

@@ -93,7 +93,7 @@ class Management:
     async def _journal(self, upstream: str, prefix: str, most: int) -> Shelf:
         from agent.engines.postgres.journal import Search
 
-        engine, gate = self._parts.engines[upstream], self._parts.circuits[upstream]
+        engine, gate = self._parts.journals[upstream], self._parts.circuits[upstream]
         try:
             async with self._clock.timeout(_PATIENCE), gate.turn(), self._clock.timeout(CALL_DEADLINE):
                 page = await engine.find(Search(prefix=prefix, state="unrevoked", most=most))

@@ -15,8 +15,8 @@ from agent.certificates import Certificates
 from agent.clock import Clock
 from agent.config.model import Config
 from agent.leases.cache import LeaseCache, Phase
-from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
 from agent.leases.held import Held
+from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
 from agent.meters import Family, Histogram, Metric, Peak, Tally
 from agent.parts import Parts
 from agent.translate import certificates_of, policy_of
@@ -136,7 +136,7 @@ class Measures:
     def degraded(self) -> bool:
         """Whether an upstream cannot be reached, a role or a file fails; credentials may still be served (R003-111)."""
         failing = (Phase.STALE, Phase.FAILING)
-        files = [] if self._parts.files is None else self._parts.files.states()
+        files = self._parts.file_states()
         return (
             any(circuit.state == "open" for circuit in self._parts.circuits.values())
             or any(self._cache.status(role).phase in failing for role in self._cache.roles)
@@ -243,7 +243,7 @@ class Measures:
             for path, rendered, failed in counts
             for outcome, count in (("ok", rendered), ("failed", failed))
         )
-        states = [] if self._parts.files is None else self._parts.files.states()
+        states = self._parts.file_states()
         yield catalogue.FILE_FAILED.of(((file.path,), file.state == "failed") for file in states)
 
 

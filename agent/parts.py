@@ -1,25 +1,30 @@
-"""The parts between configuration and service: engines, Renewers, sweepers, files. Made once, by `agent.app`.
+"""The parts between configuration and service: engines, logins, Renewers, sweepers, files. Made once, by `agent.app`.
 
 Heavy libraries (psycopg, Jinja) are imported only here, after the socket listens.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
 from agent.clock import Clock
-from agent.config.model import Config, Role
+from agent.clusters import Cluster, Surroundings, token_places
+from agent.clusters import build as build_cluster
+from agent.config.model import Config, Role, method_of
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
-from agent.leases.engine import Verify
+from agent.leases.engine import Engine, Verify
 from agent.leases.lease import Lease
+from agent.leases.logins import UNTIED
 from agent.leases.observed import Call, Observed, ObservedVerify
+from agent.leases.poller import Poller
 from agent.leases.record import RoleRecord
 from agent.leases.renewer import Renewer
+from agent.leases.session import key_of
 from agent.log import Event
 from agent.offload import in_daemon_thread
 from agent.state import StateDir, boot_id
@@ -29,6 +34,8 @@ from agent.translate import policy_of
 if TYPE_CHECKING:
     from agent.engines.postgres import PostgresEngine, Row
     from agent.files.files import Files
+    from agent.files.keeper import FileState
+    from agent.files.tokens import TokenSinks
 
 _log = log.get(__name__)
 
@@ -37,11 +44,13 @@ _log = log.get(__name__)
 class Parts:
     """What was made so far; a stop may come while the rest is still being made."""
 
-    engines: "dict[str, PostgresEngine]" = field(default_factory=dict)
+    journals: "dict[str, PostgresEngine]" = field(default_factory=dict)
+    clusters: dict[str, Cluster] = field(default_factory=dict)
     circuits: dict[str, Circuit] = field(default_factory=dict)
-    renewers: dict[str, Renewer] = field(default_factory=dict)
+    renewers: dict[str, Renewer | Poller] = field(default_factory=dict)
     sweepers: dict[str, Sweeper] = field(default_factory=dict)
     files: "Files | None" = None
+    tokens: "TokenSinks | None" = None
     state: StateDir | None = None
     incarnation: int = 0
 
@@ -52,11 +61,62 @@ class Parts:
 
     def put_to_work(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """A task for every part that has work of its own."""
-        work = [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self.renewers.items()]
+        work = [group.create_task(each.session.run(), name=f"session {n}") for n, each in self.clusters.items()]
+        work += [group.create_task(renewer.run(), name=f"renewer {n}") for n, renewer in self.renewers.items()]
         work += [group.create_task(sweeper.run(), name=f"sweep {n}") for n, sweeper in self.sweepers.items()]
         if self.files is not None:
             work.append(group.create_task(self.files.run(), name="files"))
+        if self.tokens is not None:
+            work.append(group.create_task(self.tokens.run(), name="token sinks"))
         return work
+
+    def recheck(self) -> None:
+        """Have everyone look at the clock: the machine was suspended."""
+        for renewer in (*self.renewers.values(), *(each.session.renewer for each in self.clusters.values())):
+            renewer.recheck()
+
+    def file_states(self) -> "list[FileState]":
+        """How each file is doing, tokens' included."""
+        return [state for room in (self.files, self.tokens) if room is not None for state in room.states()]
+
+    async def written(self) -> None:
+        """Return once every file has been written."""
+        for room in (self.files, self.tokens):
+            if room is not None:
+                await room.written()
+
+    async def remove_files(self) -> list[str]:
+        """Remove every file; what could not be, a line each."""
+        return [line for room in (self.files, self.tokens) if room is not None for line in await room.remove()]
+
+    async def revoke(self, deadline: float) -> list[str]:
+        """End every lease within `deadline` seconds, and then our logins.
+
+        Returns:
+            What is left, a line each. A lease that could not be ended by itself may have ended with its login.
+        """
+        closing = (renewer.close(deadline * 0.75) for renewer in self.renewers.values())
+        told = await asyncio.gather(*closing, return_exceptions=True)
+        leaving = (each.session.close(deadline * 0.25) for each in self.clusters.values())
+        left: list[str] = []
+        ended: set[str] = set()
+        for name, logins in zip(self.clusters, await asyncio.gather(*leaving, return_exceptions=True), strict=True):
+            if isinstance(logins, BaseException):
+                left.append(f"{name}: our login was not ended: {log.reason_of(logins)}")
+                continue
+            left += logins[0]
+            ended |= logins[1]
+        for (role, renewer), lines in zip(self.renewers.items(), told, strict=True):
+            if isinstance(lines, BaseException):
+                left.append(f"{role}: not revoked: {log.reason_of(lines)}")
+            elif not all(held.parent in ended for held in renewer.held()):
+                left += lines
+        return left
+
+    async def close(self) -> None:
+        """Let go of every upstream."""
+        closing = (each.close() for each in (*self.journals.values(), *self.clusters.values()))
+        await asyncio.gather(*closing, return_exceptions=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +150,16 @@ class Builder:
         """
         incarnation, left = await self._open_state(parts, int(self.clock.wall() * 1000))
         parts.incarnation = incarnation
-        self._build_engines(parts, incarnation)
-        for name in self.config.role:
-            parts.renewers[name] = self._renewer(name, parts, left.get(name))
+        self._build_journals(parts, incarnation)
+        self._build_clusters(parts, left)
+        for name, role in self.config.role.items():
+            cluster = parts.clusters.get(role.upstream)
+            if cluster is not None and role.kind in ("kv", "static"):
+                parts.renewers[name] = self._poller(name, cluster)
+            else:
+                parts.renewers[name] = self._renewer(name, parts, left.get(name))
+            if cluster is not None:
+                cluster.followers[name] = parts.renewers[name]
         await self._build_files(parts)
 
     async def _open_state(self, parts: Parts, least: int) -> tuple[int, dict[str, RoleRecord]]:
@@ -104,15 +171,18 @@ class Builder:
 
         def take_over() -> tuple[StateDir, int, dict[str, RoleRecord]]:
             upstreams = {name: role.upstream for name, role in self.config.role.items()}
+            upstreams |= {key_of(name): name for name in self.config.vault}
             state = StateDir(path, holder=self.holder, boot=boot_id(), allow_disk=allow_disk, upstreams=upstreams)
             incarnation = state.open(least)
             state.forget_others(upstreams)
-            return state, incarnation, {role: state.load(role) for role in self.config.role}
+            return state, incarnation, {role: state.load(role) for role in upstreams}
 
         parts.state, incarnation, left = await in_daemon_thread(take_over)
         return incarnation, left
 
-    def _build_engines(self, parts: Parts, incarnation: int) -> None:
+    def _build_journals(self, parts: Parts, incarnation: int) -> None:
+        if not self.config.postgresql:
+            return
         from agent.engines import postgres
 
         for name, server in self.config.postgresql.items():
@@ -121,7 +191,7 @@ class Builder:
                 continue
             engine = postgres.build(name, server, roles, holder=self.holder, incarnation=incarnation, clock=self.clock)
             circuit = Circuit(name, limit=server.max_calls)
-            parts.engines[name] = engine
+            parts.journals[name] = engine
             parts.circuits[name] = circuit
             parts.sweepers[name] = Sweeper(
                 *(name, engine, circuit, self.clock, server.cleanup_interval),
@@ -131,20 +201,44 @@ class Builder:
             )
             _log.info(Event.UPSTREAM, upstream=name, host=server.host)
 
+    def _build_clusters(self, parts: Parts, left: Mapping[str, RoleRecord]) -> None:
+        config = self.config
+        sinks = {sink.upstream for sink in config.auto_auth.sink}
+        for name, server in config.vault.items():
+            roles = {n: r for n, r in config.role.items() if r.upstream == name}
+            if not roles and name not in sinks:
+                continue
+            around = Surroundings(
+                clock=self.clock,
+                min_ttl=self.min_ttl,
+                splay=config.agent.start_splay,
+                recorder=parts.state,
+                tell=self.tell,
+                on_failed=lambda role, error: None,
+            )
+            method = method_of(config, name)
+            cluster = build_cluster(name, server, method, roles, left=left.get(key_of(name)), around=around)
+            parts.clusters[name] = cluster
+            parts.circuits[name] = cluster.circuit
+            _log.info(Event.UPSTREAM, upstream=name, host=server.address)
+
     def _renewer(self, name: str, parts: Parts, left: RoleRecord | None) -> Renewer:
         role, clock = self.config.role[name], self.clock
+        cluster = parts.clusters.get(role.upstream)
+        upstream: Engine = parts.journals[role.upstream] if cluster is None else cluster.engine
         engine = Observed(
-            parts.engines[role.upstream],
+            upstream,
             role=name,
             upstream=role.upstream,
-            requested=role.ttl,
+            requested=role.ttl if cluster is None else role.default_ttl or 0.0,
             clock=clock,
             tell=self.tell,
         )
         return Renewer(
             name,
             engine=engine,
-            gate=parts.circuits[role.upstream],
+            gate=parts.circuits[role.upstream] if cluster is None else cluster.session,
+            ties=UNTIED if cluster is None else cluster.session,
             cache=self.cache,
             policy=policy_of(role, min_ttl=self.min_ttl),
             clock=clock,
@@ -152,11 +246,31 @@ class Builder:
             lazy=role.lazy,
             recorder=parts.state,
             adopted=left,
-            splay=random.SystemRandom().uniform(0.0, self.config.agent.start_splay),
+            splay=self._splay(),
             verify_every=role.verify_every,
             on_failed=self.on_failed,
             on_expired=self.on_expired,
         )
+
+    def _poller(self, name: str, cluster: Cluster) -> Poller:
+        role = self.config.role[name]
+        return Poller(
+            name,
+            source=cluster.source,
+            cache=self.cache,
+            clock=self.clock,
+            interval=role.poll,
+            kind="kv" if role.kind == "kv" else "static",
+            gate=cluster.session,
+            verify=self._verifier(name),
+            lazy=role.lazy,
+            splay=self._splay(),
+            on_failed=self.on_failed,
+            attempts=role.retries,
+        )
+
+    def _splay(self) -> float:
+        return random.SystemRandom().uniform(0.0, self.config.agent.start_splay)
 
     def _lease_warning(self, role: str) -> int:
         """How many leases of a role are no reason for a word; of one that is not ours, as many as by default."""
@@ -175,6 +289,14 @@ class Builder:
 
     async def _build_files(self, parts: Parts) -> None:
         config = self.config
+        if config.auto_auth.sink:
+            from agent.files.tokens import TokenSinks
+
+            places = token_places(parts.clusters)
+            wraps = {name: cluster.wrap for name, cluster in parts.clusters.items()}
+            tokens = TokenSinks(config.auto_auth.sink, places, wraps, self.clock, run_blocking=in_daemon_thread)
+            await tokens.prepare()
+            parts.tokens = tokens
         if not config.template:
             return
         from agent.files.files import Files

@@ -13,7 +13,7 @@ from agent.clock import Clock
 from agent.config.model import Role
 from agent.config.upstreams import Vault
 from agent.engines.vault import faults, issuing, values
-from agent.engines.vault.answers import Answer, Wire
+from agent.engines.vault.answers import Answer, ServerFault, Wire
 from agent.engines.vault.signed import Signed, ending
 from agent.errors import BadResponse, MaxTtlReached, NotRenewable, UpstreamError
 from agent.leases.lease import Grant, Lease
@@ -68,18 +68,24 @@ class VaultEngine:
         """See Engine. A refused credential has been revoked, or is to be revoked by the proposed id."""
         plan = self._plans[role]
         token = self._signed.token()
-        answer = await self._signed.call(
-            "POST" if plan.writes else "GET",
-            plan.path,
-            right="update" if plan.writes else "read",
-            token=token,
-            body=plan.role.parameters if plan.writes else None,
-            query=None if plan.writes else plan.role.parameters,
-            late=ending(token.secret),
-        )
+        answer = await self._asked(plan, token)
         if not answer.ok:
             raise faults.not_issued(self.name, plan.path, writes=plan.writes, answer=answer)
         return await self._taken(role, plan, answer, proposed_id, token)
+
+    async def _asked(self, plan: _Plan, token: Token) -> Answer:
+        try:
+            return await self._signed.call(
+                "POST" if plan.writes else "GET",
+                plan.path,
+                right="update" if plan.writes else "read",
+                token=token,
+                body=plan.role.parameters if plan.writes else None,
+                query=None if plan.writes else plan.role.parameters,
+                late=ending(token.secret),
+            )
+        except ServerFault as fault:
+            raise faults.not_made(self.name, plan.path, fault) from None
 
     async def _taken(self, role: str, plan: _Plan, answer: Answer, proposed_id: str, token: Token) -> Grant:
         where = f"{self.name}: {plan.path}"

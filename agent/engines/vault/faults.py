@@ -7,7 +7,7 @@ a case that no text tells is read from the status alone.
 from collections.abc import Mapping
 from typing import Any
 
-from agent.engines.vault.answers import Answer
+from agent.engines.vault.answers import Answer, ServerFault
 from agent.errors import (
     BadResponse,
     Forbidden,
@@ -45,7 +45,7 @@ _LOGIN_REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-def says(answer: Answer, *fragments: str) -> bool:
+def says(answer: Answer | ServerFault, *fragments: str) -> bool:
     """Whether any of `fragments` (lower case) is in what the server says."""
     said = "\n".join(answer.errors).lower()
     return any(fragment in said for fragment in fragments)
@@ -95,6 +95,13 @@ def not_issued(upstream: str, path: str, *, writes: bool, answer: Answer) -> Ups
     if writes:
         return Unfit(f"{upstream}: {path} refuses the request (400): check the role's parameters")
     return BadResponse(f"{upstream}: {path} refuses the request (400): the server's audit log says why")
+
+
+def not_made(upstream: str, path: str, fault: ServerFault) -> UpstreamError:
+    """An issue was answered with a 5xx: as a rule the system behind the server is down."""
+    if says(fault, "is not an allowed role"):
+        return NotFound(f"{upstream}: {path}: the role is not among the allowed_roles of its connection at the server")
+    return fault
 
 
 def not_renewed(upstream: str, what: str, answer: Answer, *, user: str = "") -> UpstreamError:

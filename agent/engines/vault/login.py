@@ -15,6 +15,7 @@ from agent.engines.vault.found import Found
 from agent.engines.vault.signed import LOOKUP_SELF
 from agent.engines.vault.values import LONGEST
 from agent.engines.vault.values import token as sendable
+from agent.engines.vault.wrapping import Wrapping
 from agent.errors import BadResponse, LeaseGone, MaxTtlReached, NoIdentity, Unavailable, UpstreamError
 from agent.identity.proof import Identity, Proof
 from agent.leases.lease import Grant, Lease, Secret
@@ -31,20 +32,24 @@ class VaultLogin:
     Args:
         name: of the upstream, "vault" or "vault.NAME".
         server: its configuration.
-        identity: who proves who we are, afresh for every login.
     """
 
-    def __init__(self, name: str, server: Vault, wire: Wire, identity: Identity, clock: Clock) -> None:
+    def __init__(self, name: str, server: Vault, wire: Wire, *, clock: Clock) -> None:
         self.name = name
         self._server = server
         self._wire = wire
-        self._identity = identity
         self._clock = clock
+        self._wrapping = Wrapping(name, server, wire)
+        self._identity: Identity | None = None
         self._tokens: dict[str, Secret] = {}  # of logins of ours, by id and by proposed id, until revoked
         self._way = _way_of(server)
 
     def __repr__(self) -> str:
         return f"VaultLogin({self.name}, {len(set(self._tokens.values()))} logins)"
+
+    def log_in_as(self, identity: Identity) -> None:
+        """Have `identity` prove who we are, afresh for every login; called once, first of all: it may need `unwrap`."""
+        self._identity = identity
 
     def remember(self, login_id: str, token: Secret) -> None:
         """Know a login of ours that the last incarnation left, so that it can be revoked."""
@@ -58,7 +63,10 @@ class VaultLogin:
         Raises:
             NoIdentity: there is nothing to log in with, or it is not accepted, or the token is of no use.
         """
-        proof = await self._identity.prove()
+        identity = self._identity
+        if identity is None:
+            raise RuntimeError("a login without an identity")
+        proof = await identity.prove()
         self._way = Proof(certificate=proof.certificate, namespace=proof.namespace)
         if proof.token is not None:
             return self._granted(await self._looked_at(proof.token), proposed_id)
@@ -82,7 +90,7 @@ class VaultLogin:
             raise
         if grant.key is not None:
             self._tokens[grant.id] = grant.key
-        await self._identity.accepted()
+        await identity.accepted()
         return grant
 
     async def _looked_at(self, token: Secret) -> Found:
@@ -173,6 +181,18 @@ class VaultLogin:
         return await self._wire.call(
             method, path, token=token, body=body, certificate=way.certificate, namespace=way.namespace
         )
+
+    # -- wrapping ---------------------------------------------------------------------------------------------------
+
+    async def unwrap(self, token: Secret, made_at: str) -> Mapping[str, Secret]:
+        """See `agent.identity.proof.Unwrap`."""
+        return await self._wrapping.unwrap(token, made_at)
+
+    async def wrap(self, token: Secret, ttl: float) -> Secret:
+        """A single-use token that holds `token` for `ttl` seconds; see Wrapping."""
+        return await self._wrapping.wrap(token, ttl)
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
         """Return if the server can serve; a standby can."""

@@ -109,7 +109,7 @@ class Parts:
         for (role, renewer), lines in zip(self.renewers.items(), told, strict=True):
             if isinstance(lines, BaseException):
                 left.append(f"{role}: not revoked: {log.reason_of(lines)}")
-            elif not all(held.parent in ended for held in renewer.held()):
+            elif {held.parent for held in renewer.held()} - ended or not ended:
                 left += lines
         return left
 

@@ -47,7 +47,7 @@ def row(lease_id: str, left: float) -> Row:
 
 
 def managed(clock: FakeClock, engine: Looks) -> Management:
-    parts = Parts(engines={"db": cast(PostgresEngine, engine)}, circuits={"db": Circuit("db", limit=1)})
+    parts = Parts(journals={"db": cast(PostgresEngine, engine)}, circuits={"db": Circuit("db", limit=1)})
     return Management(Config(role={ROLE: Role(upstream="db")}), parts, holder="web-0", clock=clock)
 
 

@@ -1,5 +1,7 @@
 """The cert method: a client certificate is shown in the TLS handshake of the login, and of every renewal of it."""
 
+import re
+
 from agent.certificates import first_end_in
 from agent.clock import Clock
 from agent.config.upstreams import Method
@@ -9,7 +11,7 @@ from agent.identity.mounts import login_path
 from agent.identity.proof import Proof
 from agent.identity.watched import Files, FromFiles
 
-_END = "-----END"
+_FIRST = re.compile(r"-----BEGIN (?:TRUSTED )?CERTIFICATE-----.*?-----END", re.DOTALL)
 _LOCKED = ("BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")
 
 
@@ -51,9 +53,9 @@ class CertificateIdentity(FromFiles):
 
 def _check_certificate(reading: Reading, wall: float) -> None:
     """Whether the first certificate, which is the client's own, can be read and has not ended."""
-    own, _, _ = reading.secret().reveal().partition(_END)
+    own = _FIRST.search(reading.secret().reveal())
     try:
-        over = wall - first_end_in(own + _END)
+        over = wall - first_end_in(own[0] if own else "")
     except ValueError as error:
         raise refusal(reading.source, "holds no certificate that can be read (PEM)") from error
     if over > SKEW:

@@ -19,7 +19,7 @@ from agent.leases.observed import Call, Observed
 from agent.leases.record import Recorder, RoleRecord
 from agent.leases.renewer import Renewer
 from agent.leases.schedule import Policy
-from agent.leases.session import TOKEN, Follower, Session, key_of
+from agent.leases.session import Follower, Session, key_of
 
 if TYPE_CHECKING:
     from agent.engines.vault import VaultEngine, VaultLogin, VaultSource
@@ -91,9 +91,8 @@ def build(
     login.log_in_as(proof)
     circuit = Circuit(name, limit=server.max_calls)
     followers: dict[str, Follower] = {}
-    session = Session(
-        *(name,), followers=followers, identity=proof, gate=circuit, clock=clock, revoke=server.revoke_on_stop
-    )
+    revoke = server.revoke_on_stop and method.type != "token_file"
+    session = Session(*(name,), followers=followers, identity=proof, gate=circuit, clock=clock, revoke=revoke)
     session.keep_by(_renewer(session, login, circuit, left=left, around=around))
     _remember(login, left)
     return Cluster(
@@ -129,11 +128,14 @@ def _renewer(
 
 
 def _remember(login: "VaultLogin", left: RoleRecord | None) -> None:
-    """Tell the engine the tokens of logins that a restart takes over: they are revoked with themselves."""
+    """Tell the engine the tokens of logins that a restart takes over: they are revoked with themselves.
+
+    A login without a key is not ours to revoke: it came from a token's file, or is a batch token.
+    """
     if left is None:
         return
-    if left.current is not None and TOKEN in left.current.data:
-        login.remember(left.current.id, left.current.data[TOKEN])
+    if left.current is not None and left.current.first.key is not None:
+        login.remember(left.current.id, left.current.first.key)
     for each in left.retired:
         if each.key is not None:
             login.remember(each.lease_id, each.key)

@@ -41,7 +41,7 @@ class Way:
         body: what a login sends, made afresh.
         token: the projected token, where there is one.
         certificate: the client certificate and its key, where there is one.
-        role_path: of the role at the server, where its lengths can be changed.
+        role_path, role: where the server keeps the login's role, and what was written there; see `write_role`.
     """
 
     type: MethodType
@@ -51,6 +51,7 @@ class Way:
     token: ProjectedToken | None = None
     certificate: tuple[Path, Path] | None = None
     role_path: str = ""
+    role: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> dict[str, Any]:
@@ -196,12 +197,13 @@ class VaultSetup:
             "disable_local_ca_jwt": True,
         }
         self.place.admin("POST", f"auth/{mount}/config", server)
-        role = {
+        role: dict[str, Any] = {
             "bound_service_account_names": [account],
             "bound_service_account_namespaces": ["default"],
             "audience": audience,
         }
-        path = self._role(f"auth/{mount}/role/app", policy, role, keys)
+        role |= self._tokens(policy, keys)
+        path = self._write(f"auth/{mount}/role/app", role)
         token = self._projected(lambda: reviewer.issuer.service_account_token("default", account, audience=[audience]))
         return Way(
             type="kubernetes",
@@ -210,19 +212,21 @@ class VaultSetup:
             body=lambda: {"role": "app", "jwt": token.read()},
             token=token,
             role_path=path,
+            role=role,
         )
 
     def jwt(self, issuer: Issuer, policy: str, *, audience: str = "vault", account: str = "app", **keys: Any) -> Way:
         """auth/jwt with the issuer's key."""
         mount = self._enable("jwt")
         self.place.admin("POST", f"auth/{mount}/config", {"jwt_validation_pubkeys": [issuer.public_pem]})
-        role = {
+        role: dict[str, Any] = {
             "role_type": "jwt",
             "user_claim": "sub",
             "bound_subject": f"system:serviceaccount:default:{account}",
             "bound_audiences": [audience],
         }
-        path = self._role(f"auth/{mount}/role/app", policy, role, keys)
+        role |= self._tokens(policy, keys)
+        path = self._write(f"auth/{mount}/role/app", role)
         token = self._projected(lambda: issuer.service_account_token("default", account, audience=[audience]))
         return Way(
             type="jwt",
@@ -231,12 +235,14 @@ class VaultSetup:
             body=lambda: {"role": "app", "jwt": token.read()},
             token=token,
             role_path=path,
+            role=role,
         )
 
     def approle(self, policy: str, *, wrapped: str | None = None, **keys: Any) -> Way:
         """auth/approle; with `wrapped` ("60s") the secret id's file holds a wrapping token that lives so long."""
         mount = self._enable("approle")
-        path = self._role(f"auth/{mount}/role/app", policy, {}, keys)
+        role = self._tokens(policy, keys)
+        path = self._write(f"auth/{mount}/role/app", role)
         role_id = self._file(f"{mount}.role-id", self.place.admin("GET", f"{path}/role-id")["data"]["role_id"])
         secret_path = f"{path}/secret-id"
         if wrapped is None:
@@ -253,13 +259,15 @@ class VaultSetup:
             config=config,
             body=lambda: {"role_id": role_id.read_text(), "secret_id": secret_id.read_text()},
             role_path=path,
+            role=role,
         )
 
     def cert(self, authority: Authority, policy: str, *, name: str = "app", **keys: Any) -> Way:
         """auth/cert for clients of that authority; the server must speak TLS."""
         mount = self._enable("cert")
-        role = {"certificate": authority.file.read_text(), "allowed_common_names": [name]}
-        path = self._role(f"auth/{mount}/certs/app", policy, role, keys)
+        role: dict[str, Any] = {"certificate": authority.file.read_text(), "allowed_common_names": [name]}
+        role |= self._tokens(policy, keys)
+        path = self._write(f"auth/{mount}/certs/app", role)
         pair = authority.client(name)
         return Way(
             type="cert",
@@ -268,6 +276,7 @@ class VaultSetup:
             body=lambda: {"name": "app"},
             certificate=pair,
             role_path=path,
+            role=role,
         )
 
     def token_file(self, policy: str, **how: Any) -> Way:
@@ -280,15 +289,23 @@ class VaultSetup:
         path = f"auth/{way.mount}/login"
         return self.place.ask("POST", path, dict(way.body()), certificate=way.certificate)
 
+    def write_role(self, way: Way, **keys: Any) -> None:
+        """Change what the logins of that way give from now on (token_ttl, token_type, …)."""
+        self._write(way.role_path, {**way.role, "token_type": "service", **keys})
+
     def _enable(self, kind: str) -> str:
         path = f"{kind}-{self.mark}-{len(self._ways)}"
         self.place.admin("POST", f"sys/auth/{path}", {"type": kind})
         self._ways.append(path)
         return path
 
-    def _role(self, path: str, policy: str, role: Mapping[str, Any], keys: Mapping[str, Any]) -> str:
-        written = {**role, "token_policies": [policy], "token_no_default_policy": True, **keys}
-        self.place.admin("POST", path, written)
+    @staticmethod
+    def _tokens(policy: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """What every login's role says of the tokens it gives."""
+        return {"token_policies": [policy], "token_no_default_policy": True, **keys}
+
+    def _write(self, path: str, role: Mapping[str, Any]) -> str:
+        self.place.admin("POST", path, role)
         return path
 
     def _projected(self, make: Callable[[], str]) -> ProjectedToken:
@@ -321,39 +338,3 @@ class VaultSetup:
         except Refused as refused:
             if refused.status >= 500:
                 raise
-
-
-# -- the agent's configuration ---------------------------------------------------------------------------------------
-
-
-def vault_of(place: VaultPlace, address: str | None = None, **keys: Any) -> dict[str, Any]:
-    """[vault] for the server, or for `address` in front of it (a FaultProxy's)."""
-    found: dict[str, Any] = {"address": address or place.address}
-    if place.ca and address is None:
-        found["ca_cert"] = str(place.ca)
-    return {**found, **keys}
-
-
-def agent_document(
-    directory: Path,
-    vault: Mapping[str, Any],
-    way: Way,
-    roles: Mapping[str, Mapping[str, Any]],
-    *,
-    templates: Sequence[Mapping[str, Any]] = (),
-    agent: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A configuration as tests/acceptance's Agent takes it: one [vault], one login, roles by name, a socket.
-
-    Args:
-        directory: of the socket.
-        roles: keys beyond `upstream`; `path` where a role's name is not its path at the server.
-    """
-    return {
-        "agent": {"stop_timeout": "10s", **(agent or {})},
-        "listener": {"unix": {"address": str(directory / "agent.sock")}},
-        "vault": dict(vault),
-        "auto_auth": {"method": way.method},
-        "role": {name: {"upstream": "vault", **keys} for name, keys in roles.items()},
-        **({"template": list(templates)} if templates else {}),
-    }

@@ -13,7 +13,7 @@ from agent.atomicfile import on_memory
 from agent.clock import SystemClock
 from agent.config.check import advice, warnings
 from agent.config.load import load_file
-from agent.config.model import Config
+from agent.config.model import Config, method_of
 from agent.engines.postgres import check_statements, lint_role
 from agent.errors import ConfigError
 from agent.examine import Found, Questions, examine, sound
@@ -28,7 +28,8 @@ def check(arguments: argparse.Namespace, *, run_loop: Callable[[Coroutine[Any, A
     """
     path = str(arguments.file or arguments.config)
     config = load_file(Path(path), environ=dict(os.environ))
-    mistakes = [f'role."{n}": {m}' for n, role in config.role.items() for m in check_statements(n, role)]
+    minted = [(name, role) for name, role in config.role.items() if not role.at_vault]
+    mistakes = [f'role."{n}": {m}' for n, role in minted for m in check_statements(n, role)]
     for position, template in enumerate(config.template):
         mistakes += [f"template[{position}]: {m}" for m in check_template(template, config.role)]
     if mistakes:
@@ -61,20 +62,37 @@ async def _ask(config: Config, questions: Questions, *, path: str, warned: Seque
 def _warnings(config: Config) -> Iterator[str]:
     yield from warnings(config)
     for name, role in config.role.items():
-        yield from (f'role."{name}".{line}' for line in lint_role(name, role))
+        if not role.at_vault:
+            yield from (f'role."{name}".{line}' for line in lint_role(name, role))
     yield from (f"on this machine, {line}" for line in surroundings(config))
 
 
 def surroundings(config: Config) -> Iterator[str]:
     """What `run` would meet here: the file may be checked on another machine than it is for, so these only warn."""
-    for template in config.template:
-        if not template.allow_disk and not on_memory(Path(template.destination)):
-            yield f"{template.destination} does not lie on a memory file system: `run` would refuse it"
-    for name, server in config.postgresql.items():
-        if server.password_file is not None and not os.access(server.password_file, os.R_OK):
-            yield f"{name}: password_file {server.password_file} is missing or cannot be read by this uid"
+    written = [(template.destination, template.allow_disk) for template in config.template]
+    written += [(sink.config.path, sink.config.allow_disk) for sink in config.auto_auth.sink]
+    for path, allow_disk in written:
+        if not allow_disk and not on_memory(Path(path)):
+            yield f"{path} does not lie on a memory file system: `run` would refuse it"
+    for name, key, path in _read(config):
+        if not os.access(path, os.R_OK):
+            yield f"{name}: {key} {path} is missing or cannot be read by this uid"
     unix = config.listener.unix
     if unix is not None:
         directory = next(up for up in Path(unix.address).parents if up.exists())
         if not directory.is_dir() or not os.access(directory, os.W_OK):
             yield f"{directory} cannot be written by this uid: the socket {unix.address} could not be made"
+
+
+def _read(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Upstream, key and path of each file that a login reads."""
+    for name, server in config.postgresql.items():
+        if server.password_file is not None:
+            yield name, "password_file", server.password_file
+    for name in config.vault:
+        for key, path in method_of(config, name).files.items():
+            yield name, key, path
+        for key in ("ca_cert", "client_cert", "client_key"):
+            path = getattr(config.vault[name], key)
+            if path is not None:
+                yield name, key, path

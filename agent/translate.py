@@ -1,7 +1,7 @@
 """The configuration's words as the other rooms' values."""
 
 from agent.api.access import AllowList, RoleAccess
-from agent.config.model import Config, Role
+from agent.config.model import Config, PostgreSQL, Role, Vault, method_of
 from agent.leases.schedule import MIN_TTL, Policy
 
 
@@ -20,11 +20,11 @@ def policy_of(role: Role, *, min_ttl: float = MIN_TTL) -> Policy:
 
 def certificates_of(config: Config) -> dict[tuple[str, str], str]:
     """The files of certificates by upstream and key."""
-    found = {
-        (name, key): getattr(server, key)
-        for name, server in config.postgresql.items()
-        for key in ("sslcert", "sslrootcert")
-    }
+    servers: list[tuple[str, PostgreSQL | Vault, tuple[str, str]]]
+    servers = [(name, server, ("sslcert", "sslrootcert")) for name, server in config.postgresql.items()]
+    servers += [(name, server, ("client_cert", "ca_cert")) for name, server in config.vault.items()]
+    found = {(name, key): getattr(server, key) for name, server, keys in servers for key in keys}
+    found |= {(name, "method.client_cert"): method_of(config, name).config.client_cert for name in config.vault}
     return {name: path for name, path in found.items() if path not in (None, "system")}
 
 

@@ -37,5 +37,5 @@ def warnings(config: Config) -> list[str]:
 
 
 def advice(config: Config) -> list[str]:
-    """One line per role: its effective numbers, and the rule that they set for connection pools."""
-    return [f"{dotted(place)}: {text}" for place, text in roles.advice(config)]
+    """One line per Vault: the way there; and per role: its numbers, and the rule that they set for connection pools."""
+    return [f"{dotted(place)}: {text}" for room in (vaults, roles) for place, text in room.advice(config)]

@@ -165,7 +165,7 @@ class Role:
         kind: at a Vault: "lease" reads a leased path, "write" issues by writing `parameters` there (pki/issue,
             ssh/sign), "static" follows a static role (database/static-creds), "kv" polls a key-value secret.
         parameters: of a "write", and of a "lease" as the query.
-        poll: how often a "kv" is looked at.
+        poll: how often a "kv" or a "static" is looked at; a "static" just after its rotation as well.
         description: what the role is for; for people.
         allow: who may read it.
         allow_rotate: who may ask for its replacement; None means the agent's own uid alone.

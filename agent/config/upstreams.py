@@ -105,6 +105,18 @@ class MethodConfig:
     authority_host: str | None = None
 
 
+_FILES = {
+    "kubernetes": ("token_path",),
+    "jwt": ("path",),
+    "approle": ("role_id_file_path", "secret_id_file_path"),
+    "cert": ("client_cert", "client_key"),
+    "token_file": ("token_file_path",),
+    "aws": ("web_identity_token_file",),
+    "azure": ("federated_token_file",),
+}
+"""Which keys name files, by type."""
+
+
 @frozen(kw_only=True)
 class Method:
     """[auto_auth.method], or [vault.NAME.method]: how the agent logs in.
@@ -125,6 +137,12 @@ class Method:
     def mount(self) -> str:
         """The login's mount below "auth/", such as "kubernetes"."""
         return (self.mount_path or self.type).removeprefix("auth/")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Key to path of each file that it reads."""
+        found = {key: getattr(self.config, key) for key in _FILES.get(self.type, ())}
+        return {key: path for key, path in found.items() if path is not None}
 
 
 @frozen(kw_only=True)

@@ -108,7 +108,7 @@ def _values(at: Path, config: MethodConfig) -> Iterator[Problem]:
     for key in ("sts_endpoint", "authority_host", "metadata_endpoint"):
         value = getattr(config, key)
         if value is not None:
-            yield from shapes.url((*at, key), value.removesuffix("/"), plain=key == "metadata_endpoint")
+            yield from shapes.url((*at, key), value, plain=key == "metadata_endpoint")
     yield from _together(at, config)
 
 

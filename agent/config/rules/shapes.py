@@ -132,7 +132,7 @@ def server(place: Path, at: Connection | PostgreSQL) -> Problems:
 
 def url(place: Path, text: str, *, plain: bool = False) -> Problems:
     """Where a server is asked; `plain` where TLS is not to be had."""
-    found = split_url(text)
+    found = split_url(text.removesuffix("/"))
     if found is None:
         yield place, 'must be "https://HOST:PORT", with nothing before or behind it'
         return

@@ -65,10 +65,10 @@ def mistakes(place: Path, name: str, role: Role, *, short: bool) -> Iterator[Pro
     yield from _path((*place, "path") if role.path is not None else place, path)
     if role.kind in UNLEASED and role.parameters:
         yield (*place, "parameters"), f'say nothing of kind = "{role.kind}"; "lease" and "write" take them'
-    if role.kind == "kv":
+    if role.kind in UNLEASED:
         yield from shapes.between((*place, "poll"), role.poll, 0.05 if short else 1.0, 86400.0)
     elif _set(role, "poll"):
-        yield (*place, "poll"), f'says nothing of kind = "{role.kind}"; only a "kv" is looked at'
+        yield (*place, "poll"), f'says nothing of kind = "{role.kind}"; its lease says when'
     for key in role.parameters:
         if not _PARAMETER.fullmatch(key):
             yield (*place, "parameters", key), "is no parameter; letters, digits, _ and -, at most 64 of them"
@@ -107,11 +107,12 @@ def advice(role: Role) -> str:
     if role.kind == "kv":
         return f"looked at every {format_duration(role.poll)}, and handed over again when it has changed"
     if role.kind == "static":
-        return "followed across the Vault's rotations, each of which ends the old password at once"
+        looked = f"looked at every {format_duration(role.poll)} and after each rotation"
+        return f"{looked}, which ends the old password at once"
     asked = "" if role.default_ttl is None else f", {format_duration(role.default_ttl)} asked for at renewals"
     overlap = "a quarter of the lease" if role.overlap is None else format_duration(role.overlap)
-    ceiling = "" if role.max_lifetime is None else f" or {format_duration(role.max_lifetime)} old"
+    ceiling = "" if role.max_lifetime is None else f", at most {format_duration(role.max_lifetime)} old"
     return (
-        f"ttl as granted{asked}, replaced {overlap} before the end that the Vault sets{ceiling}; "
-        f"pools: longest connection life + longest transaction must stay within that overlap of {overlap}"
+        f"ttl as granted{asked}, replaced with an overlap of {overlap} before the Vault ends it{ceiling}; "
+        "pools: longest connection life + longest transaction must stay within the overlap"
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from agent.config.addresses import split_url
-from agent.config.model import Config, Vault
+from agent.config.model import Config, Method, Vault, method_of
 from agent.config.places import METHOD, VAULT, Path, Problem
 from agent.config.rules import shapes
 
@@ -78,3 +78,17 @@ def _careless(place: Path, vault: Vault) -> Iterator[Problem]:
     if vault.accept_endless_token:
         text = "lets the agent work with a root token, say: what it is robbed of then has no end either"
         yield (*place, "accept_endless_token"), text
+
+
+def advice(config: Config) -> Iterator[Problem]:
+    """Per cluster where it is asked, and how the agent logs in there."""
+    for name, vault in config.vault.items():
+        others = f" and {len(vault.fallback_addresses)} more" if vault.fallback_addresses else ""
+        yield (VAULT, name), f"at {vault.address}{others}, {_login(method_of(config, name))}"
+
+
+def _login(method: Method) -> str:
+    if method.type == "token_file":
+        return f"works with the token in {method.config.token_file_path}"
+    known = method.config.role or method.config.name
+    return f"logs in by {method.type} at auth/{method.mount}" + (f" as {known}" if known else "")

@@ -12,10 +12,10 @@ from agent.config import check
 from agent.config.confidential import secret_key
 from agent.config.durations import LONGEST, format_duration, parse_duration
 from agent.config.load import load
-from agent.config.model import Config
+from agent.config.model import Config, method_of
 from agent.config.structure import KEYS
 from agent.errors import ConfigError
-from agent.translate import access_of, policy_of
+from agent.translate import access_of, certificates_of, policy_of
 from tests.fuzz.inputs import Input
 from tests.unit.config.trees import leaves, replaced, to_toml, whole
 
@@ -36,6 +36,7 @@ _ODD: list[Any] = [
     *("", "0", "5s", "1h30m", "1e9s", "0440", "7777", "uid:0", "any", "/a", "/", "..", "${A}", "${CANARY}", "$$", "${"),
     *("localhost", "::1", f"postgres://a:{CANARY}@b", f"password={CANARY}", "require", "json", "postgresql", "\u2028"),
     *(0, -1, 1, 65536, 10**20, 0.5, float("nan"), float("inf"), True, False, [], [""], {}, {"a": 1}),
+    *("vault", "vault.b", "https://a:1", "http://a", "kv", "static", "write", "cert", "aws", "auth/token/a", "v1/a"),
     *({"password": CANARY}, [CANARY, CANARY], {"host": "h", "dbname": "d", "token": [CANARY]}),
 ]
 
@@ -114,7 +115,10 @@ def _use(config: Config, secrets: set[str]) -> None:
     for role in config.role.values():
         policy_of(role)
         access_of(role, 0)
-        assert role.upstream in config.postgresql
+        assert role.upstream in config.postgresql or role.upstream in config.vault
+    for name in config.vault:
+        assert all(path.startswith("/") for path in method_of(config, name).files.values())
+    certificates_of(config)
     if config.listener.unix is not None:
         AllowList.parse(config.listener.unix.allow_admin, 0)
         assert 0 <= config.listener.unix.socket_mode <= 0o777

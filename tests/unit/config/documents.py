@@ -38,6 +38,47 @@ OWNER_RULE = 'is neither a name nor a number such as "1000"'
 LONG_RULE = "is longer than 63 bytes, PostgreSQL's limit for a name"
 
 
+VAULT = """
+[vault]
+address = "https://vault:8200"
+"""
+METHOD = """
+[auto_auth.method]
+type = "kubernetes"
+[auto_auth.method.config]
+role = "app"
+"""
+AT_VAULT = """
+[role."database/creds/app"]
+upstream = "vault"
+verify = []
+"""
+
+
+def at_vault(
+    *,
+    vault: str = VAULT,
+    more_vault: str = "",
+    method: str = METHOD,
+    role: str = AT_VAULT,
+    more_role: str = "",
+    rest: str = "",
+) -> str:
+    """A configuration with one Vault, a method and one role there; `rest` follows."""
+    return "\n".join((vault, more_vault, method, role, more_role, rest))
+
+
+def with_method(kind: str, config: str, *, more: str = "", more_vault: str = "") -> str:
+    """A configuration that logs in like this."""
+    method = f'[auto_auth.method]\ntype = "{kind}"\n{more}\n[auto_auth.method.config]\n{config}'
+    return at_vault(method=method, more_vault=more_vault)
+
+
+def with_sink(config: str = 'path = "/run/token"', *, more: str = "") -> str:
+    """A configuration with a token sink."""
+    return at_vault(rest=f"[[auto_auth.sink]]\n{more}\n[auto_auth.sink.config]\n{config}")
+
+
 def document(
     *,
     top: str = "",

@@ -25,6 +25,10 @@ NAMES = [
     "database/creds/app",
     "postgresql",
     "postgresql.b",
+    "vault",
+    "vault.b",
+    "https://a:1",
+    "auth/token/a",
     "uid:1",
     "any",
     "json",
@@ -84,6 +88,10 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     tree: dict[str, Any] = draw(table(model.Config))
     if draw(st.booleans()):
         tree["postgresql"] = draw(table(model.PostgreSQL) | st.dictionaries(KEYS, table(model.PostgreSQL), max_size=2))
+    if draw(st.booleans()):
+        tree["vault"] = draw(table(model.Vault) | st.dictionaries(KEYS, table(model.Vault), max_size=2))
+    if draw(st.booleans()):
+        tree["auto_auth"] = draw(table(model.AutoAuth))
     if draw(st.booleans()):
         names = st.just("a/creds/b") | WORDS
         tree["role"] = draw(st.dictionaries(names, table(model.Role), min_size=1, max_size=2))

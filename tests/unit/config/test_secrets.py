@@ -5,7 +5,7 @@ import pytest
 from agent.config.confidential import REMEDY
 from agent.config.load import load
 from agent.errors import ConfigError
-from tests.unit.config.documents import FILE, ROLE_PATH, document, wrong
+from tests.unit.config.documents import FILE, ROLE_PATH, at_vault, document, with_method, wrong
 from tests.unit.config.trees import leaves, replaced, to_toml, whole
 
 CANARY = "hunter2-Xq9v"
@@ -74,6 +74,56 @@ def test_a_value_that_carries_a_secret_is_refused(key: str, value: str) -> None:
     mistakes = wrong(document(server="\n".join(f'{k} = "{v}"' for k, v in server.items())))
 
     assert mistakes == [f"postgresql.{key}: carries a password, a token or a key; {REMEDY}"]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        f"hvs.{'CAESI' * 12}",
+        f"s.{'a1B2c3D4' * 3}",
+        f"eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJ{'a' * 20}.{'b' * 20}",
+    ],
+    ids=["a token of Vault's", "a token of OpenBao's", "a workload's token"],
+)
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        ("more_vault", "vault.namespace"),
+        ("more_role", f"{ROLE_PATH}.description"),
+    ],
+)
+def test_a_token_is_refused_whatever_its_key(token: str, table: str, place: str) -> None:
+    mistakes = wrong(at_vault(**{table: f'{place.rpartition(".")[2]} = "{token}"'}))
+
+    assert mistakes == [f"{place}: carries a password, a token or a key; {REMEDY}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["db-s.production-eu-west-1-cluster", "s.example.com", "its.all-well-with-this-name-of-many"]
+)
+def test_a_name_that_only_looks_a_little_like_a_token_is_fine(text: str) -> None:
+    assert wrong(document(more_role=f'description = "{text}"')) == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("token_path", "token_file_path", "secret_id_file_path", "web_identity_token_file", "federated_token_file"),
+        *("secret_id_response_wrapping_path", "remove_secret_id_file_after_reading", "accept_endless_token"),
+    ],
+)
+def test_a_key_that_names_where_a_secret_is_is_no_secret(key: str) -> None:
+    mistakes = wrong(document(more_server=f'{key} = "/a"'))
+
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith(f"postgresql.{key}: unknown key here; it belongs to [")
+
+
+@pytest.mark.parametrize("key", ["token", "secret_id", "jwt_token", "client_secret", "access_key"])
+def test_a_secret_for_a_login_is_refused(key: str) -> None:
+    mistakes = wrong(with_method("kubernetes", f'role = "app"\n{key} = "{CANARY}"'))
+
+    assert mistakes == [f"auto_auth.method.config.{key}: {REMEDY}"]
 
 
 def test_a_secret_in_a_command_is_refused() -> None:

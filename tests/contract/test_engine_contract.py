@@ -5,7 +5,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -16,30 +16,17 @@ from agent.config.model import Duration, PostgreSQL, Role
 from agent.dev.cluster import Cluster
 from agent.engines.postgres import build
 from agent.errors import LeaseEnded, LeaseGone
-from agent.leases.engine import Engine
 from agent.leases.lease import Grant, Lease
+from tests.acceptance.harness import eventually
+from tests.contract.on_vault import on_vault
+from tests.contract.subject import Subject
 from tests.fakes import FakeClock, FakeEngine
 from tests.fix_postgres import MAJORS, Database, binaries_of, create_database
+from tests.fix_vault import KINDS, make
+from tests.vault_place import VaultPlace
 
 ROLE = "database/creds/app"
 TTL = 60.0
-
-
-@dataclass(kw_only=True)
-class Subject:
-    """An engine, and what a test may do to its upstream.
-
-    Attributes:
-        works: whether the credential of a grant is good.
-        expire: let the lease have ended at the upstream.
-        pause, resume: between them the upstream answers nothing.
-    """
-
-    engine: Engine
-    works: Callable[[Grant], bool]
-    expire: Callable[[Grant], None]
-    pause: Callable[[], None]
-    resume: Callable[[], None]
 
 
 def on_the_fake() -> Subject:
@@ -56,7 +43,18 @@ def on_the_fake() -> Subject:
         expire=expire,
         pause=lambda: hang.append(3600.0),
         resume=hang.clear,
+        unknown=fresh,
+        live=lambda: len(engine.live),
     )
+
+
+def logs_in(database: Database, grant: Grant) -> bool:
+    place = database.conninfo(grant.data["username"].reveal(), grant.data["password"])
+    try:
+        psycopg.connect(place, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager
@@ -78,25 +76,23 @@ async def on_postgres(database: Database, user: str, password_file: Path) -> Asy
         clock=SystemClock(),
     )
 
-    def works(grant: Grant) -> bool:
-        place = database.conninfo(grant.data["username"].reveal(), grant.data["password"])
-        try:
-            psycopg.connect(place, connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
     def expire(grant: Grant) -> None:
         database.execute(
             "UPDATE leasehold.lease SET expires = clock_timestamp() - interval '1 second' WHERE id = %s", grant.id
         )
 
+    def live() -> int:
+        found: int = database.execute("SELECT count(*) FROM leasehold.lease WHERE revoked_at IS NULL")[0][0]
+        return found
+
     yield Subject(
         engine=engine,
-        works=works,
+        works=lambda grant: logs_in(database, grant),
         expire=expire,
         pause=database.cluster.pause,
         resume=database.cluster.resume,
+        unknown=fresh,
+        live=live,
     )
     await engine.close()
 
@@ -110,22 +106,43 @@ def servers() -> Iterator[dict[int, Cluster]]:
         one.destroy()
 
 
-ENGINES = ["fake", *(f"pg{major}-{admin}" for major in MAJORS for admin in ("createrole", "superuser"))]
+@pytest.fixture(scope="module")
+def vaults() -> Iterator[dict[str, VaultPlace]]:
+    """Likewise."""
+    running: dict[str, VaultPlace] = {}
+    yield running
+    for one in running.values():
+        one.resume()
+        one.destroy()
 
 
-@pytest.fixture(params=ENGINES)
+OWN_IDS = ["fake", *(f"pg{major}-{admin}" for major in MAJORS for admin in ("createrole", "superuser"))]
+THEIR_IDS = [f"vault-{kind}" for kind in KINDS]
+
+
+@pytest.fixture(params=[*OWN_IDS, *THEIR_IDS])
 async def subject(
-    request: pytest.FixtureRequest, servers: dict[int, Cluster], tmp_path: Path
+    request: pytest.FixtureRequest, servers: dict[int, Cluster], vaults: dict[str, VaultPlace], tmp_path: Path
 ) -> AsyncIterator[Subject]:
     """Each engine in turn, on an upstream that knows no lease yet."""
     if request.param == "fake":
         yield on_the_fake()
         return
-    major, admin = int(request.param[2:].split("-")[0]), request.param.split("-")[1]
+    kind, admin = request.param.split("-")
+    major = MAJORS[0] if kind == "vault" else int(kind[2:])
+    if kind == "vault" and admin not in vaults:
+        started = make(admin)
+        started.start()
+        vaults[admin] = started
     if major not in servers:
         servers[major] = Cluster(binaries_of(major))
         servers[major].start()
     database = create_database(servers[major], tmp_path)
+    if kind == "vault":
+        works = partial(logs_in, database)
+        async with on_vault(vaults[admin], database, tmp_path, role=ROLE, ttl=TTL, works=works) as one:
+            yield one
+        return
     user, file = (database.admin, database.admin_password_file)
     if admin == "superuser":
         user, file = (servers[major].superuser, servers[major].password_file)
@@ -141,13 +158,13 @@ def lease(grant: Grant) -> Lease:
     return Lease(first=grant, last=grant, issued_at=0.0, granted_at=0.0, jitter=0.0)
 
 
-async def test_an_issued_credential_works_and_has_the_proposed_id(subject: Subject):
+async def test_an_issued_credential_works_and_has_the_proposed_id_where_that_is_ours_to_say(subject: Subject):
     proposed = fresh()
 
     grant = await subject.engine.issue(ROLE, proposed)
 
     assert subject.works(grant)
-    assert grant.id == proposed
+    assert (grant.id == proposed) is not subject.names_leases
     assert 0 < grant.ttl <= TTL <= grant.max_ttl
     assert set(grant.data) == {"username", "password"}
 
@@ -196,6 +213,7 @@ async def test_revoking_again_succeeds(subject: Subject):
     assert not subject.works(grant)
 
 
+@pytest.mark.parametrize("subject", OWN_IDS, indirect=True)
 async def test_an_id_revoked_before_its_issue_is_never_issued(subject: Subject):
     proposed = fresh()
     await subject.engine.revoke(proposed)
@@ -213,7 +231,7 @@ async def test_a_lease_that_has_ended_cannot_be_renewed(subject: Subject, how):
     elif how == "revoked":
         await subject.engine.revoke(grant.id)
     else:
-        grant = Grant(id=fresh(), data=grant.data, ttl=TTL, renewable=True)
+        grant = Grant(id=subject.unknown(), data=grant.data, ttl=TTL, renewable=True)
 
     with pytest.raises(LeaseEnded) as caught:
         await subject.engine.renew(lease(grant), TTL)
@@ -255,6 +273,12 @@ async def test_a_call_that_gets_no_answer_can_be_cancelled_at_once(subject: Subj
     await engine.ping()
 
 
+async def test_revoking_what_never_was_succeeds(subject: Subject):
+    await subject.engine.revoke(subject.unknown())
+    await subject.engine.revoke(fresh())
+
+
+@pytest.mark.parametrize("subject", OWN_IDS, indirect=True)
 async def test_an_issue_without_an_answer_can_be_revoked_by_its_id(subject: Subject):
     proposed = fresh()
     await subject.engine.ping()
@@ -272,3 +296,19 @@ async def test_an_issue_without_an_answer_can_be_revoked_by_its_id(subject: Subj
 
 async def test_a_ping_returns_where_the_upstream_answers(subject: Subject):
     await subject.engine.ping()
+
+
+@pytest.mark.parametrize("subject", THEIR_IDS, indirect=True)
+async def test_an_issue_whose_answer_nobody_waited_for_leaves_nothing(subject: Subject):
+    """Nobody knows its id but the server: the engine ends it as soon as the answer comes."""
+    await subject.engine.ping()
+    subject.pause()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await subject.engine.issue(ROLE, fresh())
+    subject.resume()
+
+    kept = await subject.engine.issue(ROLE, fresh())  # the server had the other one's request before
+
+    assert await asyncio.to_thread(eventually, lambda: subject.live() == 1)
+    assert subject.works(kept)

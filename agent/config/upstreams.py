@@ -72,8 +72,8 @@ class MethodConfig:
         token_file_path: token_file: a file with a token that somebody else renews or replaces.
         header_value: aws: value of X-Vault-AWS-IAM-Server-ID, where the mount asks for it.
         region: aws: of the STS endpoint.
-        role_arn, web_identity_token_file: aws: IRSA; None means the file of AWS_* is not looked at, but the instance's
-            own role is asked for.
+        role_arn, web_identity_token_file: aws: both for IRSA, the file alone for EKS Pod Identity; without either the
+            instance's own role is asked for.
         resource: azure: the audience of the token. gcp: likewise, None means "vault/ROLE".
         client_id, tenant_id, federated_token_file: azure: workload identity federation; None means the instance's own.
         service_account: gcp: whose token to ask the metadata server for.

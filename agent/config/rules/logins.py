@@ -118,7 +118,6 @@ def _together(at: Path, config: MethodConfig) -> Iterator[Problem]:
         ("secret_id_response_wrapping_path", "secret_id_file_path"),
         ("remove_secret_id_file_after_reading", "secret_id_file_path"),
         ("role_arn", "web_identity_token_file"),
-        ("web_identity_token_file", "role_arn"),
         ("federated_token_file", "client_id"),
         ("federated_token_file", "tenant_id"),
         ("tenant_id", "federated_token_file"),

@@ -40,7 +40,10 @@ SOUND = {
     ),
     "cert": ('client_cert = "/c"\nclient_key = "/k"', 'name = "app"\nclient_cert = "/c"\nclient_key = "/k"'),
     "token_file": ('token_file_path = "/t"',),
-    "aws": (KUBERNETES, AWS, f'{AWS}\nregion = "eu-west-1"\nheader_value = "vault"\nsts_endpoint = "https://sts"'),
+    "aws": (
+        *(KUBERNETES, AWS, f'{KUBERNETES}\nweb_identity_token_file = "/t"'),
+        f'{AWS}\nregion = "eu-west-1"\nheader_value = "vault"\nsts_endpoint = "https://sts"',
+    ),
     "azure": (KUBERNETES, f'{KUBERNETES}\nclient_id = "c"', f'{AZURE}\nauthority_host = "https://login.example/"'),
     "gcp": (
         KUBERNETES,
@@ -124,10 +127,6 @@ RULES: dict[str, tuple[str, str]] = {
     "a role to assume without a token": (
         with_method("aws", f'{KUBERNETES}\nrole_arn = "arn:aws:iam::1:role/a"'),
         f"{CONFIG}.web_identity_token_file: is missing; role_arn says nothing without it",
-    ),
-    "a token without a role to assume": (
-        with_method("aws", f'{KUBERNETES}\nweb_identity_token_file = "/t"'),
-        f"{CONFIG}.role_arn: is missing; web_identity_token_file says nothing without it",
     ),
     "a federation without a tenant": (
         with_method("azure", f'{KUBERNETES}\nfederated_token_file = "/t"\nclient_id = "c"'),

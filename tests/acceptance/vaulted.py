@@ -12,7 +12,8 @@ from tests.acceptance.scenes import ROLE, file_of, place_of
 from tests.faultproxy import FaultProxy
 from tests.fix_postgres import Database
 from tests.issuers import Issuer
-from tests.vault_setup import DatabaseMount, VaultSetup, Way, agent_document, vault_of
+from tests.vault_agent import agent_document, vault_of
+from tests.vault_setup import DatabaseMount, VaultSetup, Way
 
 
 class VaultScene:

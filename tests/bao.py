@@ -59,12 +59,22 @@ class Bao(VaultPlace):
 
     def command(self) -> list[str]:
         """`bao server` on a configuration written now."""
-        listener: dict[str, Any] = {"address": f"127.0.0.1:{self.port}", "tls_disable": self.tls is None}
+        listener: dict[str, Any] = {
+            "address": f"127.0.0.1:{self.port}",
+            "cluster_address": f"127.0.0.1:{self._cluster_port}",
+            "tls_disable": self.tls is None,
+        }
         if self.tls:
             listener |= {"tls_cert_file": str(self.tls.cert), "tls_key_file": str(self.tls.key)}
         data = self.directory / "raft"
         data.mkdir(exist_ok=True)
-        raft = {"path": str(data), "node_id": self._node, "performance_multiplier": 1}
+        raft = {
+            "path": str(data),
+            "node_id": self._node,
+            "performance_multiplier": 1,
+            "autopilot_reconcile_interval": "200ms",
+            "autopilot_update_interval": "200ms",
+        }
         configuration = {
             "storage": {"raft": raft},
             "listener": [{"tcp": listener}],
@@ -88,8 +98,17 @@ class Bao(VaultPlace):
         self.run()
         self.unseal_key, self.root = first.unseal_key, first.root
         self.ask("POST", "sys/storage/raft/join", {"leader_api_addr": first.address})
+        self.rejoin()
+
+    def rejoin(self) -> None:
+        """Unseal it; returns when it serves or stands by. A new follower takes the key after the leader's data."""
         self.ask("POST", "sys/unseal", {"key": self.unseal_key})
-        self.wait_for(lambda: self.health() == 429)
+        self.wait_for(self._unsealed, every=0.2)
+
+    def _unsealed(self) -> bool:
+        if self.health() not in (200, 429):
+            self.ask("POST", "sys/unseal", {"key": self.unseal_key})
+        return self.health() in (200, 429)
 
 
 class RaftCluster:
@@ -104,11 +123,18 @@ class RaftCluster:
         return [node.address for node in self.nodes]
 
     def start(self) -> None:
-        """Bring all up; returns when one leads and two stand by."""
+        """Bring all up; returns when one leads and two stand by and may vote for another."""
         first, *others = self.nodes
         first.start()
+        autopilot = {"server_stabilization_time": "100ms"}  # 10 s without a vote otherwise
+        first.admin("POST", "sys/storage/raft/autopilot/configuration", autopilot)
         for node in others:
             node.join(first)
+        first.wait_for(lambda: self._voters() == len(self.nodes), every=0.1)
+
+    def _voters(self) -> int:
+        known = self.place.admin("GET", "sys/storage/raft/configuration")["data"]["config"]["servers"]
+        return sum(1 for server in known if server["voter"])
 
     def leader(self) -> int | None:
         """Which one serves; None while none does."""
@@ -129,9 +155,11 @@ class RaftCluster:
         self.place.admin("POST", "sys/step-down")
         assert self.place
 
-    def seal(self, number: int) -> None:
-        """Seal that one; only a leader can be sealed over its API, so make it the leader first, or `stop` it."""
-        self.nodes[number].seal()
+    def seal(self) -> Bao:
+        """Seal the leader, since no other can be sealed over its API; `rejoin` of what is returned undoes it."""
+        found = self.place
+        found.seal()
+        return found
 
     def stop(self, number: int) -> None:
         """Kill that one."""
@@ -139,10 +167,8 @@ class RaftCluster:
 
     def start_again(self, number: int) -> None:
         """Bring that one back; returns when it serves or stands by."""
-        node = self.nodes[number]
-        node.run()
-        node.open()
-        node.wait_for(lambda: node.health() in (200, 429))
+        self.nodes[number].run()
+        self.nodes[number].rejoin()
 
     def destroy(self) -> None:
         """End all of them."""

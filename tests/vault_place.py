@@ -250,14 +250,14 @@ class VaultPlace(ABC):
         self._tell(self._process.pid)
         self.wait_for(lambda: self.health() != 0)
 
-    def wait_for(self, holds: Callable[[], bool], within: float = _START_DEADLINE) -> None:
+    def wait_for(self, holds: Callable[[], bool], within: float = _START_DEADLINE, *, every: float = 0.02) -> None:
         """Return once it holds; AssertionError, with the end of the server's log, if it never does."""
         end = time.monotonic() + within
         while not holds():
             ended = self._process is None or self._process.poll() is not None
             if ended or time.monotonic() > end:
                 raise AssertionError(f"{self!r} {'has ended' if ended else 'is not ready'}: {self.log[-3000:]}")
-            time.sleep(0.01)
+            time.sleep(every)
 
     def pause(self) -> None:
         """Connections stay open and nothing answers, until `resume`."""

@@ -75,7 +75,7 @@ class Wire(Protocol):
             token: sent as X-Vault-Token; None sends none, whatever the environment holds.
             body: Secrets in it, at any depth, are revealed on the way out.
             certificate: client certificate and key files in place of the configuration's.
-            namespace: in place of the configuration's.
+            namespace: in place of the configuration's; "" is the topmost.
             deadline: seconds for everything, bytes that trickle included.
             late: asked, in the wire's own thread, what to do about a good answer that came after the caller had gone
                 (was cancelled, or raised Unavailable at the deadline; such an answer is listened for a little longer):

@@ -85,7 +85,7 @@ class HttpWire:
             query=dict(query or {}),
             wrap_ttl=math.ceil(wrap_ttl),
             certificate=certificate,
-            namespace=self._header(namespace, "namespace"),
+            namespace=namespace and self._header(namespace, "namespace"),
             deadline=deadline,
         )
         bounds = Bounds(dial.now() + deadline + (_LINGER if late else 0.0))

@@ -37,6 +37,12 @@ class Bounds:
         self._cut = threading.Event()
         self._bytes = _LARGEST_ANSWER
 
+    def narrowed(self, ends_at: float) -> "Bounds":
+        """The same call's, for a part of it that must be over by `ends_at`."""
+        part = Bounds(min(self._ends_at, ends_at))
+        part._cut = self._cut
+        return part
+
     @property
     def remaining(self) -> float:
         """Seconds left; not above 0 when there are none."""
@@ -115,8 +121,8 @@ class TlsSocket(_Bounded, ssl.SSLSocket):
 BoundedSocket = PlainSocket | TlsSocket
 
 
-def connect(place: tuple[str, int], until: float, bounds: Bounds) -> PlainSocket:
-    """A TCP connection, made by the instant `until`; every IP address of the name gets its share of the time.
+def connect(place: tuple[str, int], bounds: Bounds) -> PlainSocket:
+    """A TCP connection, made within `bounds`; every IP address of the name gets its share of the time.
 
     A name's look-up alone keeps to no deadline: the resolver cannot be interrupted.
 
@@ -126,8 +132,7 @@ def connect(place: tuple[str, int], until: float, bounds: Bounds) -> PlainSocket
     found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
     problem: OSError = TimeoutError()
     for nth, (family, kind, protocol, _, where) in enumerate(found):
-        left = min(until - dial.now(), bounds.remaining)
-        if left <= 0:
+        if (left := bounds.remaining) <= 0:
             raise TimeoutError
         made = PlainSocket(family, kind, protocol)
         try:
@@ -142,14 +147,14 @@ def connect(place: tuple[str, int], until: float, bounds: Bounds) -> PlainSocket
     raise problem
 
 
-def wrap(plain: PlainSocket, context: ssl.SSLContext, name: str, until: float) -> TlsSocket:
-    """TLS over `plain`, which is closed where that fails.
+def wrap(plain: PlainSocket, context: ssl.SSLContext, name: str) -> TlsSocket:
+    """TLS over `plain`, within its bounds; `plain` is closed where that fails.
 
     Raises:
-        OSError: the handshake failed, or was not over by the instant `until`.
+        OSError: the handshake failed, or was not over in time.
     """
     try:
-        plain.settimeout(max(until - dial.now(), _LEAST))  # of the whole handshake, as the ssl module counts it
+        plain.settimeout(max(plain.bounds.remaining, _LEAST))  # of the whole handshake, as the ssl module counts it
         made = context.wrap_socket(plain, server_hostname=name)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -145,6 +145,8 @@ def words(problem: ssl.SSLError, name: str) -> str:
     for alert, meaning in _ALERTS.items():
         if reason.endswith(f"ALERT_{alert}"):
             return meaning
+    if isinstance(problem, ssl.SSLEOFError):
+        return "it ended the TLS handshake without a word: does it ask for a client certificate (client_cert)?"
     if reason in _NO_TLS:
         return "it does not speak TLS: is its address http://…?"
     return "TLS failed" + (f" ({reason.lower()})" if reason.replace("_", "").isalnum() else "")

@@ -31,6 +31,7 @@ IDLE = 30.0
 """Seconds after which an unused connection is not used again: servers and balancers close theirs after 60 s or more."""
 
 _PIECE = 64 << 10
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _TOO_LARGE = "a body that is too large"
 _CUT_OFF = "a body that was cut off"
 
@@ -163,12 +164,12 @@ class Transport(requests.adapters.BaseAdapter):
         connection = http.client.HTTPConnection(address.host, address.port)
         connection.auto_open = 0
         try:
-            plain = connect(self._first_hop(), route.connect_until, route.bounds)
+            plain = connect(self._first_hop(), route.bounds.narrowed(route.connect_until))
             if context is None:
                 connection.sock = plain
             else:
                 self._tunnel(plain)
-                connection.sock = wrap(plain, context, name, route.connect_until)
+                connection.sock = wrap(plain, context, name)
         except ssl.SSLError as problem:
             raise NotSent(tls.words(problem, name)) from problem
         except (OSError, UnicodeError, http.client.HTTPException, TooLarge) as problem:
@@ -254,7 +255,7 @@ class Transport(requests.adapters.BaseAdapter):
             return NotSent(connect_words(problem))
         if isinstance(problem, TimeoutError):
             return Lost("no answer in time", timed_out=True)
-        if isinstance(problem, ssl.SSLError):
+        if isinstance(problem, ssl.SSLError) and not isinstance(problem, _ENDED):
             words = tls.words(problem, self.route.address.host)
             return NotSent(words) if tls.before_request(problem) else Lost(words)
         if isinstance(problem, OSError):  # RemoteDisconnected is one: it closed without a word
@@ -307,7 +308,7 @@ def connect_words(problem: Exception) -> str:
         return "no connection in time"
     if isinstance(problem, socket.gaierror | UnicodeError):
         return "its name cannot be looked up"
-    if isinstance(problem, ConnectionError):
+    if isinstance(problem, ConnectionError | ssl.SSLError):
         return "the connection is refused" if isinstance(problem, ConnectionRefusedError) else "the connection was cut"
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror

@@ -15,7 +15,7 @@ MOST = 4
 """Threads per upstream."""
 
 IDLE = 30.0
-"""Seconds without work after which a thread ends, and closes its connections."""
+"""Seconds without work after which a thread ends, and closes its connections: no server has closed them by then."""
 
 _MOMENT = 1.0
 
@@ -71,10 +71,12 @@ class Workers(Generic[Tool]):
     Args:
         name: of the threads.
         tool: makes what a thread works with; called in the thread, at its first work.
+        idle: seconds without work after which a thread ends.
     """
 
-    def __init__(self, name: str, tool: Callable[[], Tool]) -> None:
+    def __init__(self, name: str, tool: Callable[[], Tool], *, idle: float = IDLE) -> None:
         self._name = name
+        self._idle_time = idle
         self._tool = tool
         self._lock = threading.Lock()
         self._threads: list[_Thread[Tool]] = []
@@ -84,7 +86,8 @@ class Workers(Generic[Tool]):
         self._ended: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
-        return f"Workers({self._name}, {len(self._threads)} threads, {len(self._queue)} waiting)"
+        busy = len(self._threads) - len(self._idle)
+        return f"Workers({self._name}, {busy} busy, {len(self._idle)} idle, {len(self._queue)} waiting)"
 
     def submit(self, work: Work[Tool]) -> None:
         """Have `work` done by the next free thread.
@@ -166,7 +169,7 @@ class Workers(Generic[Tool]):
 
     def _next(self, thread: _Thread[Tool]) -> Work[Tool] | None:
         try:
-            return thread.inbox.get(timeout=IDLE)
+            return thread.inbox.get(timeout=self._idle_time)
         except queue.Empty:
             with self._lock:
                 if thread in self._idle:

@@ -100,6 +100,15 @@ async def test_an_ssh_certificate_lives_as_long_as_was_asked_for(ttl, granted):
     assert (await world.issue()).ttl == granted
 
 
+@pytest.mark.parametrize(("ttl", "why"), [("0s", "a TTL of 0"), ("100000h", "more than ten years"), ("soon", "no end")])
+async def test_an_ssh_certificate_without_a_usable_end_is_refused(ttl, why):
+    """D-27."""
+    role = Role(upstream="vault", path="ssh/sign/s", kind="write", parameters={"public_key": "k", "ttl": ttl})
+
+    with pytest.raises(BadResponse, match=why):
+        await World({"ssh/sign/s": good({"signed_key": "x"})}, role=role).issue()
+
+
 @pytest.mark.parametrize(
     ("role", "data", "remedy"),
     [

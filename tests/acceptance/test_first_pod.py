@@ -85,6 +85,7 @@ class Cluster:
             "examples": {  # has no CA of its own: the system knows it
                 'address = "https://vault.internal:8200"': f'address = "{self.server.address}"\n'
                 f'ca_cert = "{self._known_ca()}"',
+                'host = "db-host"\ndbname = "appdb"': database.rstrip(", ").replace(", ", "\n"),
             },
         }
         return Kubelet(

@@ -115,11 +115,12 @@ def test_a_user_ends_with_its_sessions_before_it_is_dropped() -> None:
     assert order == sorted(order)
 
 
-def test_leases_end_no_later_than_the_login_may() -> None:
-    """Leases die with the login: one that could live longer would be replaced early, every day, for nothing."""
+def test_the_login_does_not_cut_leases_short() -> None:
+    """Leases die with the login: a shorter one would bound how long an outage of the server can be bridged."""
     role, login = _json("app-readonly.role.json"), _json("app-service-role.auth.json")
 
-    assert role["max_ttl"] == login["token_max_ttl"] == "24h"
+    assert login["token_ttl"] == role["default_ttl"] == "1h"
+    assert login["token_max_ttl"] == role["max_ttl"] == "24h"
 
 
 # -- the script -------------------------------------------------------------------------------------------------------

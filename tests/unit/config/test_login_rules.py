@@ -200,6 +200,10 @@ RULES: dict[str, tuple[str, str]] = {
         with_sink('path = "/run/token"\nuser = "a b"'),
         f"auto_auth.sink[0].config.user: {OWNER_RULE}",
     ),
+    "a sink's group without a name": (
+        with_sink('path = "/run/token"\ngroup = ""'),
+        f"auto_auth.sink[0].config.group: {OWNER_RULE}",
+    ),
     "two sinks at one place": (
         with_sink('path = "/run/token"\n[[auto_auth.sink]]\nconfig = { path = "/run/token" }'),
         "auto_auth.sink[1].config.path: is the same path as auto_auth.sink[0].config.path; every file needs one of its "

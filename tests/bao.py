@@ -115,6 +115,7 @@ class RaftCluster:
     """Three servers of one cluster, numbered from 0."""
 
     def __init__(self, program: Path, directory: Path) -> None:
+        self._directory = directory
         self.nodes = [Bao(program, directory / f"n{number}", node=f"n{number}") for number in range(3)]
 
     @property
@@ -174,3 +175,4 @@ class RaftCluster:
         """End all of them."""
         for node in self.nodes:
             node.destroy()
+        shutil.rmtree(self._directory, ignore_errors=True)

@@ -23,6 +23,8 @@ from agent.offload import in_daemon_thread
 
 _log = log.get(__name__)
 
+_DEADLINE = 5.0
+
 
 class AppRole(FromFiles):
     """A role id, and a secret id where one is configured."""
@@ -36,6 +38,7 @@ class AppRole(FromFiles):
             )
         super().__init__(Files(sources, clock))
         self._method = method
+        self._clock = clock
         self._secret_ids = _SecretIds(config.secret_id_response_wrapping_path, unwrap)
         self._removes = config.remove_secret_id_file_after_reading
         self._used: Reading | None = None
@@ -58,9 +61,10 @@ class AppRole(FromFiles):
             return
         self._secret_ids.outlives_its_file = True
         try:
-            kept, now = await in_daemon_thread(lambda: _remove(used))
-        except OSError as error:  # no thread to be had
-            kept, now = f"cannot be removed ({error.strerror})", used
+            async with self._clock.timeout(_DEADLINE):
+                kept, now = await in_daemon_thread(lambda: _remove(used))
+        except OSError as error:  # no thread to be had, or a mount that hangs (TimeoutError)
+            kept, now = f"cannot be removed ({error.strerror or 'its file system does not answer'})", used
         if now.missing:
             self._files.removed(used.source, now)
         if kept and kept not in self._told:
@@ -109,7 +113,7 @@ class _SecretIds:
         try:
             found: Mapping[str, Secret] = await self._unwrap(token, made_at)
         except NoIdentity as refused:
-            return NoIdentity(f"{reading.source.what} {reading.source.path}: {refused}")
+            return NoIdentity(f"{reading.source.path}: {refused}")
         secret_id = found.get("secret_id")
         if secret_id is None or not secret_id.reveal():
             wrong = f"wraps no secret id; wrap the answer of {made_at}"

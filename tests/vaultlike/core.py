@@ -240,8 +240,8 @@ class Core:
             return answer.status, answer.bare
         if answer.replay is not None:
             return 200, {**answer.replay, "request_id": new_uuid()}
-        if answer.status == 204:
-            return 204, None
+        if answer.status in (202, 204):
+            return answer.status, None
         path = call.path.removesuffix("/")
         lease = self.leases.add(call.mount, path, answer.grant, token) if answer.grant else None
         envelope = _envelope(answer, lease)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from tests.vaultlike import postgres
 from tests.vaultlike.engine import Engine, Route
 from tests.vaultlike.leases import Lease
-from tests.vaultlike.messages import NOTHING, Answer, Call, Grant, Json, Problem, listed, multi
+from tests.vaultlike.messages import NOTHING, Answer, Call, Grant, Json, Problem, bare, listed, multi
 from tests.vaultlike.postgres import Server
 from tests.vaultlike.static import StaticRoles
 from tests.vaultlike.tokens import random_text
@@ -108,7 +108,9 @@ class Database(Engine):
         if not plugin:
             raise Problem(400, "empty plugin name")
         if plugin != "postgresql-database-plugin":
-            raise Problem(400, f"error creating database object: plugin not found in the catalog: {plugin}")
+            text = f"\t* plugin not found in the catalog: {plugin}\n"
+            both = f"2 errors occurred:\n{text}{text}\n"
+            raise Problem(400, f"error creating database object: invalid database version: {both}")
         password = call.text("password") or (before.server.password if before else "")
         server = Server(
             url=str(body.get("connection_url") or ""),
@@ -122,7 +124,7 @@ class Database(Engine):
             try:
                 await asyncio.to_thread(postgres.check, server)
             except Problem as exc:
-                text = exc.text.removeprefix("1 error occurred:\n\t* ").strip()
+                text = bare(exc.text).removeprefix("unable to start transaction: ")
                 raise Problem(400, f"error creating database object: error verifying connection: {text}") from exc
         allowed = (
             call.words("allowed_roles") if "allowed_roles" in call.body else list(before.allowed) if before else []
@@ -180,11 +182,7 @@ class Database(Engine):
             statements={key: _statements(body.get(key)) for key in _STATEMENTS},
         )
         if not role.db_name:
-            raise Problem(400, "empty database name attribute")
-        if role.max_ttl and role.ttl > role.max_ttl:
-            raise Problem(400, "default_ttl exceeds max_ttl")
-        if not role.statements["creation_statements"]:
-            raise Problem(400, "empty creation statements")
+            raise Problem(400, "database name is required")
         self._roles[name] = role
         return NOTHING
 
@@ -201,6 +199,8 @@ class Database(Engine):
         config = self.config(role.db_name)
         if not any(fnmatch.fnmatchcase(name, one) for one in config.allowed):
             raise Problem(500, multi(f'"{name}" is not an allowed role'))
+        if not role.statements["creation_statements"]:
+            raise Problem(500, multi("empty creation statements"))
         ttl, warnings = granted(self._terms(role), 0)
         assert call.token is not None
         username = _username(call.token.display_name, name)

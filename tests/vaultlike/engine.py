@@ -53,6 +53,8 @@ class Found:
         """Do it."""
         handler = self.route.handler(call.operation)
         if handler is None:
+            if self.route.sealed:
+                raise Problem(405)  # told before any engine is asked
             text = "unsupported operation"
             raise Problem(405, text if self.route.public else multi(text))
         return await handler(call, *self.groups)

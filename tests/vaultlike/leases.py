@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.vaultlike.messages import Grant, Json, Problem, multi
+from tests.vaultlike.messages import Grant, Json, Problem, bare, multi
 from tests.vaultlike.timer import Action, Timer
 from tests.vaultlike.tokens import Token, random_text
-from tests.vaultlike.ttl import granted, instant
+from tests.vaultlike.ttl import granted, instant, remaining
 
 if TYPE_CHECKING:
     from tests.vaultlike.spaces import Mount
@@ -52,7 +52,7 @@ class Lease:
             "last_renewal": instant(self.last_renewal),
             "path": self.path,
             "renewable": self.renewable and not self.ending,
-            "ttl": max(0, int(self.expires_at - time.time())),
+            "ttl": remaining(self.expires_at),
         }
 
 
@@ -108,7 +108,7 @@ class LeaseStore:
             ttl = self._capped(lease, ttl)
             await lease.mount.engine.renew(lease, ttl)
         except Problem as exc:
-            text = exc.text.removeprefix("1 error occurred:\n\t* ").strip()
+            text = bare(exc.text)
             raise Problem(400, f"failed to renew entry: resp: (*logical.Response)(nil) err: {text}") from exc
         lease.last_renewal = time.time()
         self._extend(lease, ttl)
@@ -120,19 +120,15 @@ class LeaseStore:
         Raises:
             Problem: the engine could not.
         """
-        if lease.ending and lease.failures == 0:
+        if lease.ending:
             return  # somebody is at it
         lease.ending = True
         self._timer.drop(("lease", lease.id))
         try:
             await lease.mount.engine.revoke(lease)
         except Problem as exc:
-            lease.failures += 1
-            if lease.failures < _ATTEMPTS:
-                self._timer.set(
-                    ("lease", lease.id), time.time() + _FIRST_RETRY * 2 ** (lease.failures - 1), self._quiet(lease)
-                )
-            text = exc.text.removeprefix("1 error occurred:\n\t* ").strip()
+            self._again(lease)
+            text = bare(exc.text).removeprefix("failed to execute query: ")
             raise Problem(400, f"failed to revoke entry: resp: (*logical.Response)(nil) err: {text}") from exc
         self._by_id.pop(lease.id, None)
 
@@ -150,6 +146,17 @@ class LeaseStore:
         """Whatever hangs on a token ends with it."""
         for lease in self.matching(lambda one: one.owner is token):
             self.revoke_soon(lease)
+
+    def _again(self, lease: Lease) -> None:
+        """After a failure: one that has not expired lives on until it does, one that has is tried again later."""
+        lease.ending = False
+        if lease.expires_at > time.time():
+            self._timer.set(("lease", lease.id), lease.expires_at, self._quiet(lease))
+            return
+        lease.failures += 1
+        if lease.failures < _ATTEMPTS:
+            pause = _FIRST_RETRY * 2 ** (lease.failures - 1)
+            self._timer.set(("lease", lease.id), time.time() + pause, self._quiet(lease))
 
     def _quiet(self, lease: Lease) -> Action:
         """Revoke it with nobody waiting."""

@@ -31,6 +31,11 @@ def multi(text: str) -> str:
     return f"1 error occurred:\n\t* {text}\n\n"
 
 
+def bare(text: str) -> str:
+    """The error within that form."""
+    return text.removeprefix("1 error occurred:\n\t* ").strip()
+
+
 DENIED = "permission denied"
 
 

@@ -105,4 +105,5 @@ def _transaction(server: Server) -> Iterator[psycopg.Connection[Row]]:
         with conn:
             yield conn
     except psycopg.Error as exc:
-        raise Problem(500, multi(f"failed to execute query: ERROR: {exc} (SQLSTATE {exc.sqlstate})")) from exc
+        said = exc.diag.message_primary or str(exc)
+        raise Problem(500, multi(f"failed to execute query: ERROR: {said} (SQLSTATE {exc.sqlstate})")) from exc

@@ -103,8 +103,9 @@ class VaultLike:
 
     def reload(self) -> None:
         """Read the certificate and key again, for connections made from now on."""
-        if self._context is not None and self._tls is not None:
-            self._context.load_cert_chain(self._tls.cert, self._tls.key)
+        if self._context is not None and self._tls is not None and self._loop is not None:
+            # In the thread that shakes hands: between certificate and key there must be no handshake.
+            self._loop.call_soon_threadsafe(self._context.load_cert_chain, self._tls.cert, self._tls.key)
 
     # -- scripts and what was seen -----------------------------------------------------------------------------------
 

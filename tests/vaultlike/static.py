@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.vaultlike import postgres
 from tests.vaultlike.engine import Route
-from tests.vaultlike.messages import NOTHING, Answer, Call, Json, Problem
+from tests.vaultlike.messages import NOTHING, Answer, Call, Json, Problem, multi
 from tests.vaultlike.ttl import instant, seconds
 
 if TYPE_CHECKING:
@@ -100,13 +100,14 @@ class StaticRoles:
         if not role.username:
             raise Problem(400, "username is a required field to create a static account")
         if not role.period:
-            raise Problem(
-                400, "one of rotation_schedule or rotation_period must be provided to create a static account"
-            )
+            raise Problem(400, "rotation_period is required to create static accounts")
         if role.period < _LEAST_PERIOD:
             raise Problem(400, f"rotation_period must be {int(_LEAST_PERIOD)} seconds or more")
         if before is None:
-            await self._rotate(role)
+            try:
+                await self._rotate(role)
+            except Problem as exc:
+                raise Problem(500, multi(f"error setting credentials: {exc.text}")) from exc
         self._roles[name] = role
         self._schedule(role, role.rotated_at + role.period)
         return NOTHING
@@ -122,7 +123,9 @@ class StaticRoles:
         return Answer(data={"username": role.username, "password": role.password, "ttl": left, **role.timing})
 
     async def _rotate_now(self, call: Call, name: str) -> Answer:
-        role = self._known(name)
+        role = self._roles.get(name)
+        if role is None:
+            raise Problem(400, "no static role found for role name")
         await self._rotate(role)
         self._schedule(role, role.rotated_at + role.period)
         return NOTHING

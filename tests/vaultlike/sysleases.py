@@ -23,7 +23,6 @@ class LeasePaths:
         """Older paths included."""
         some = "(?:/(.+))?"
         return (
-            Route(pattern="leases/lookup", update=self._lookup),
             Route(pattern="leases/lookup/?(.*)", list=self._list, update=self._lookup),
             Route(pattern=f"(?:leases/)?renew{some}", update=self._renew),
             Route(pattern=f"(?:leases/)?revoke{some}", update=self._revoke),
@@ -43,7 +42,7 @@ class LeasePaths:
         base = prefix.rstrip("/") + "/"
         return self._system.core.leases.matching(lambda one: one.mount.space is space and one.id.startswith(base))
 
-    async def _lookup(self, call: Call, given: str = "") -> Answer:
+    async def _lookup(self, call: Call, given: str) -> Answer:
         lease = self._system.core.leases.find(self._id(call, given))
         if lease is None:
             raise Problem(400, "invalid lease")
@@ -68,13 +67,10 @@ class LeasePaths:
 
     async def _revoke(self, call: Call, given: str) -> Answer:
         lease = self._system.core.leases.find(self._id(call, given))
-        if lease is not None:
-            await self._end([lease], sync=bool(call.body.get("sync")))
-        return NOTHING
+        return await self._end([lease] if lease else [], call)
 
     async def _revoke_prefix(self, call: Call, prefix: str) -> Answer:
-        await self._end(self._below(prefix), sync=bool(call.body.get("sync")))
-        return NOTHING
+        return await self._end(self._below(prefix), call)
 
     async def _revoke_force(self, call: Call, prefix: str) -> Answer:
         store = self._system.core.leases
@@ -85,9 +81,11 @@ class LeasePaths:
                 store.forget(lease)
         return NOTHING
 
-    async def _end(self, leases: Iterable[Lease], *, sync: bool) -> None:
+    async def _end(self, leases: Iterable[Lease], call: Call) -> Answer:
+        sync = bool(call.body.get("sync", True))
         for lease in leases:
             if sync:
                 await self._system.core.leases.revoke(lease)
             else:
                 self._system.core.leases.revoke_soon(lease)
+        return NOTHING if sync else Answer(status=202)

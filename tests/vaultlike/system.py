@@ -7,7 +7,7 @@ from typing import ClassVar
 from tests.vaultlike import core, policies
 from tests.vaultlike.engine import Engine, Route
 from tests.vaultlike.messages import NOTHING, Answer, Call, Json, Problem, multi
-from tests.vaultlike.spaces import Mount, access_of
+from tests.vaultlike.spaces import Mount, Space, access_of
 from tests.vaultlike.sysleases import LeasePaths
 from tests.vaultlike.ttl import DEFAULT_TTL, MAX_TTL, seconds
 
@@ -42,7 +42,12 @@ class System(Engine):
             Route(pattern="capabilities-self", update=self._capabilities_self),
             Route(pattern="capabilities", update=self._capabilities),
             Route(pattern="namespaces", list=self._namespaces),
-            Route(pattern="namespaces/(.+)", update=self._add_namespace),
+            Route(
+                pattern="namespaces/(.+)",
+                read=self._namespace,
+                update=self._add_namespace,
+                delete=self._drop_namespace,
+            ),
             Route(pattern="wrapping/wrap", update=self._wrap),
             Route(pattern="wrapping/unwrap", update=self._unwrap),
             Route(pattern="wrapping/rewrap", update=self._rewrap),
@@ -244,16 +249,25 @@ class System(Engine):
         path = f"{self.mount.space.path}{name.strip('/')}/"
         if path not in self.core.spaces.by_path:
             self.core.furnish(self.core.spaces.add(path))
-        space = self.core.spaces.by_path[path]
-        data = {
-            "custom_metadata": {},
-            "id": space.id,
-            "locked": False,
-            "path": path,
-            "tainted": False,
-            "uuid": space.uuid,
-        }
-        return Answer(data=data)
+        return Answer(data=_about(self.core.spaces.by_path[path]))
+
+    async def _namespace(self, call: Call, name: str) -> Answer:
+        found = self.core.spaces.by_path.get(f"{self.mount.space.path}{name.strip('/')}/")
+        if found is None:
+            raise Problem(404)
+        return Answer(data=_about(found))
+
+    async def _drop_namespace(self, call: Call, name: str) -> Answer:
+        path = f"{self.mount.space.path}{name.strip('/')}/"
+        found = self.core.spaces.by_path.pop(path, None)
+        if found is None:
+            return Answer(warnings=("requested namespace does not exist",))
+        for mount in tuple(found.mounts.values()):
+            await self.core.unmount(mount)
+        for token in self.core.tokens.all():
+            if token.space is found:
+                await self.core.tokens.revoke(token)
+        return Answer(data={"status": "in-progress"})
 
     # -- wrapping ----------------------------------------------------------------------------------------------------
 
@@ -279,3 +293,14 @@ class System(Engine):
         info = self.core.wrapping.info(sent)
         data = {name: info[name] for name in ("creation_path", "creation_time")}
         return Answer(data={**data, "creation_ttl": info["ttl"]})
+
+
+def _about(space: Space) -> Json:
+    return {
+        "custom_metadata": {},
+        "id": space.id,
+        "locked": False,
+        "path": space.path,
+        "tainted": False,
+        "uuid": space.uuid,
+    }

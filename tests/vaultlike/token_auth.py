@@ -139,7 +139,10 @@ class TokenAuth(Engine):
             raise Problem(400, f'Field validation failed: error converting input for field "increment": {exc}') from exc
         check_renewable(token)
         terms = (token.mount.engine if token.mount else self).login_terms(token, call)
-        warnings = await self.core.tokens.renew(token, terms, math.floor(increment))
+        try:
+            warnings = await self.core.tokens.renew(token, terms, math.floor(increment))
+        except Problem as exc:
+            raise Problem(500, multi(exc.text)) from exc
         return Answer(auth=token.as_auth(), warnings=tuple(warnings))
 
     # -- revoking ----------------------------------------------------------------------------------------------------

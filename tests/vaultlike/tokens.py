@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.vaultlike.messages import Json, Problem
 from tests.vaultlike.timer import Timer
-from tests.vaultlike.ttl import Terms, granted, instant
+from tests.vaultlike.ttl import Terms, granted, instant, remaining
 
 if TYPE_CHECKING:
     from tests.vaultlike.spaces import Mount, Space
@@ -83,7 +83,7 @@ class Token:
 
     def as_data(self) -> Json:
         """What a look-up tells."""
-        left = 0 if self.expires_at is None else max(0, int(self.expires_at - time.time()))
+        left = 0 if self.expires_at is None else remaining(self.expires_at)
         data: Json = {
             "accessor": self.accessor,
             "creation_time": int(self.issued_at),
@@ -212,7 +212,9 @@ class TokenStore:
         if token.ttl == 0:
             token.expires_at = None
             return
-        token.expires_at = time.time() + token.ttl
+        now = time.time()
+        # A batch token carries its times in whole seconds.
+        token.expires_at = (int(now) if token.kind == "batch" else now) + token.ttl
 
         async def end() -> None:
             await self.revoke(token)
@@ -224,7 +226,7 @@ def check_renewable(token: Token) -> None:
     """Problem for tokens that have no lease of their own."""
     if token.kind == "batch":
         raise Problem(400, "batch tokens cannot be renewed")
-    if token.expires_at is None:
+    if token.expires_at is None and token.path == "auth/token/root":
         raise Problem(400, "invalid lease ID")
     if not token.renewable:
         raise Problem(400, "lease is not renewable")

@@ -43,6 +43,11 @@ def shown(ttl: float) -> str:
     return f"{minutes}m{left}s" if minutes else f"{left}s"
 
 
+def remaining(expires_at: float) -> int:
+    """Seconds left as look-ups tell them: now is rounded to whole seconds first, so it may be one more or less."""
+    return max(0, int(expires_at - round(time.time())))
+
+
 def instant(at: float | None) -> str | None:
     """RFC 3339 with a fraction, as in every answer."""
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

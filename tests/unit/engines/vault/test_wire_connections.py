@@ -235,7 +235,7 @@ async def test_a_late_answer_that_issued_nothing_is_left_alone(raw):
     release = asyncio.Event()
     heard: list[Answer] = []
 
-    async def play(_: Seen) -> bytes:
+    async def play(_):
         await release.wait()
         return raw
 

@@ -133,6 +133,13 @@ async def test_what_a_renewals_answer_means(answer, error):
     assert not any(secret in str(caught.value) for secret in (ID, *DATA.values(), *answer.errors))
 
 
+async def test_a_lease_without_a_user_is_not_gone_for_the_lack_of_one():
+    answer = bad(400, 'failed to renew entry: ERROR: role "" does not exist (42704)')
+
+    with pytest.raises(Unavailable):
+        await World({RENEW: answer}).engine.renew(lease(data={"access_key": "AKIA"}), 60.0)
+
+
 async def test_a_renewal_forbidden_by_policy_names_the_path():
     world = World({RENEW: bad(403, *NO_POLICY), LOOKUP: good({"ttl": 60})})
 

@@ -71,7 +71,8 @@ async def test_a_user_name_of_any_form_up_to_63_characters_is_taken():
 
 
 async def test_a_certificate_that_is_not_leased_ends_by_its_expiration_and_with_nobodys_login():
-    answer = good({"certificate": "-----BEGIN\nx", "expiration": 1_795_247_558}, server_time=1_795_247_258.0)
+    data = {"certificate": "-----BEGIN\nx", "expiration": 1_795_247_558}
+    answer = good(data, server_time=1_795_247_258.0, renewable=True)
     world = World({"pki/issue/r": answer}, role=WRITE)
 
     grant = await world.issue()

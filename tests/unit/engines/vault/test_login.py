@@ -151,14 +151,22 @@ async def test_a_refused_login_says_where_and_as_whom_and_what_to_look_at(answer
     assert world.identity.accepts == 0
 
 
-async def test_a_secret_role_id_is_not_named():
-    proof = Proof(path="auth/approle/login", body={"role_id": Secret("rid"), "secret_id": Secret("sid")})
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"role_id": Secret("rid"), "secret_id": Secret("sid")}, False),
+        ({"role": Secret("rid")}, False),
+        ({"name": "web"}, True),
+    ],
+)
+async def test_a_role_is_named_unless_it_is_a_secret(body, named):
+    path = "auth/other/login"
 
     with pytest.raises(NoIdentity) as caught:
-        await World({"auth/approle/login": bad(400, "invalid role or secret ID")}, proof=proof).issue()
+        await World({path: bad(400, "invalid role or secret ID")}, proof=Proof(path=path, body=body)).issue()
 
     assert "rid" not in str(caught.value)
-    assert "as role" not in str(caught.value)
+    assert ("as role" in str(caught.value)) is named
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,15 @@ async def test_a_secret_of_version_2_gives_its_fields_as_texts():
     assert found.changes_in == math.inf
 
 
-@pytest.mark.parametrize("data", [{"k": "v"}, {"data": "x", "metadata": "y"}, {"data": {"k": "v"}}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"k": "v"},
+        {"data": "x", "metadata": "y"},
+        {"data": {"k": "v"}},
+        {"data": {"k": "v"}, "metadata": {"version": 1}, "more": "z"},
+    ],
+)
 async def test_a_secret_of_version_1_gives_its_fields(data):
     engine, _ = source({KV: good(data, lease_duration=2_764_800)})
 

@@ -41,7 +41,7 @@ def test_a_user_ends_at_the_database_shortly_after_its_lease(
     ((left,),) = database.execute(
         "SELECT extract(epoch FROM rolvaliduntil - clock_timestamp())::float FROM pg_roles WHERE rolname = %s", name
     )
-    assert 58 < left < 67
+    assert 40 < left < 67
 
 
 def test_every_read_is_another_user(vault_place: VaultPlace, vault_setup: VaultSetup, database: Database):
@@ -77,20 +77,18 @@ def test_renewals_shrink_towards_the_longest_life_and_end_there(
     body = {"lease_id": issued["lease_id"], "increment": 4}
     assert issued["lease_duration"] == 4
 
-    time.sleep(2.2)
-    capped = vault_place.admin("POST", "sys/leases/renew", body)
     answers = [vault_place.ask("POST", "sys/leases/renew", body, token=vault_place.root)]
     while answers[-1].status == 200:
         time.sleep(0.2)
         answers.append(vault_place.ask("POST", "sys/leases/renew", body, token=vault_place.root))
 
-    assert 1 <= capped["lease_duration"] < 4
-    left = capped["lease_duration"]
-    assert capped["warnings"] == [
-        f'TTL of "4s" exceeded the effective max_ttl of "{left}s"; TTL value is capped accordingly'
-    ]
     lengths = [one.body["lease_duration"] for one in answers[:-1]]
     assert lengths == sorted(lengths, reverse=True)
+    assert (lengths[0], lengths[-1]) == (4, 1)
+    assert answers[0].body["warnings"] is None
+    assert answers[-2].body["warnings"] == [
+        'TTL of "4s" exceeded the effective max_ttl of "1s"; TTL value is capped accordingly'
+    ]
     assert answers[-1].status == 400
     assert "past the max TTL, cannot renew" in answers[-1].errors[0]
     assert eventually(lambda: not users(database))
@@ -178,7 +176,7 @@ def test_a_lease_is_looked_up(vault_place: VaultPlace, vault_setup: VaultSetup, 
 
     assert set(fresh) == {"expire_time", "id", "issue_time", "last_renewal", "path", "renewable", "ttl"}
     assert (fresh["id"], fresh["path"], fresh["renewable"]) == (lease, made.creds(), True)
-    assert 55 <= fresh["ttl"] <= 60
+    assert 40 <= fresh["ttl"] <= 60
     assert fresh["last_renewal"] is None
     assert renewed["last_renewal"] > fresh["issue_time"]
 
@@ -308,7 +306,7 @@ def test_a_static_role_has_one_password_that_changes(
     assert set(first["data"]) == {"last_vault_rotation", "password", "rotation_period", "ttl", "username"}
     assert first["data"]["username"] == f"fixed_{database.dbname}"
     assert first["data"]["rotation_period"] == 3600
-    assert 3595 <= first["data"]["ttl"] <= 3600
+    assert 3580 <= first["data"]["ttl"] <= 3600
     assert again["data"]["password"] == first["data"]["password"] != rotated["data"]["password"]
     assert not lets_in(database, first["data"])
     assert lets_in(database, rotated["data"])

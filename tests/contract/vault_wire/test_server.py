@@ -59,10 +59,10 @@ def test_a_paused_server_answers_nothing_until_it_is_resumed(own_vault_place: St
     place = own_vault_place()
 
     place.pause()
-    paused = place.health()
+    with pytest.raises(TimeoutError):
+        place.ask("GET", "sys/health", timeout=0.3)
     place.resume()
 
-    assert paused == 0
     assert eventually(lambda: place.health() == 200)
 
 
@@ -149,7 +149,7 @@ def test_a_certificate_has_an_end_and_no_lease(vault_place: VaultPlace, vault_se
     assert names <= set(reply.data)
     assert isinstance(reply.data["ca_chain"], list)
     now = vault_place.ask("GET", "sys/health").body["server_time_utc"]
-    assert 1790 <= reply.data["expiration"] - now <= 1810
+    assert 1770 <= reply.data["expiration"] - now <= 1810
 
 
 def test_a_certificate_of_an_unknown_role_is_refused(vault_place: VaultPlace, pki: str):

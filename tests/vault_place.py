@@ -92,6 +92,11 @@ class Tls:
     ca: Path
 
 
+def _stopped(task: Path) -> bool:
+    """Whether that thread has heard the signal; threads stop one by one."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class VaultPlace(ABC):
     """A server with a directory of its own; it ends, and the directory goes, when this process does.
 
@@ -260,8 +265,9 @@ class VaultPlace(ABC):
             time.sleep(every)
 
     def pause(self) -> None:
-        """Connections stay open and nothing answers, until `resume`."""
+        """Connections stay open and nothing answers from now on, until `resume`."""
         self.send(signal.SIGSTOP)
+        self.wait_for(lambda: all(_stopped(one) for one in Path(f"/proc/{self.pid}/task").iterdir()))
 
     def resume(self) -> None:
         """Let it go on."""

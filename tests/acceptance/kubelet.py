@@ -49,10 +49,12 @@ class Kubelet:
     ) -> None:
         self.pod = pod
         self._place = place
-        self._words = {"uid:1000": f"uid:{os.getuid()}", **stands_for} if not ROOT else dict(stands_for)
+        self._words = dict(stands_for)
         self._started = started
         self._python = python_of_others() if ROOT else sys.executable
         self._check()
+        if not ROOT:
+            self._words |= {f"uid:{app['securityContext']['runAsUser']}": f"uid:{os.getuid()}" for app in pod.apps}
         for volume in pod.spec["volumes"]:
             self._make(volume, config_maps, token)
 
@@ -123,7 +125,11 @@ class Kubelet:
         given = {"LEASEHOLD_CONFIG": parser().parse_args(["run"]).config, **variables(container)}
         found = {name: self._here(value, container) for name, value in given.items()}
         program = Program(
-            argv, directory, python=self._python, before=self._before(container), environment={**environment(), **found}
+            argv,
+            directory,
+            python=self._python,
+            before=self._before(container),
+            environment={**(environment() if ROOT else {}), **found},
         )
         self._started.append(program)
         return program

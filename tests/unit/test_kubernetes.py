@@ -159,6 +159,18 @@ def test_the_agent_has_the_uid_of_its_image_and_no_app_has_it(place: str) -> Non
 
 
 @every_pod
+def test_files_and_socket_have_a_group_that_every_container_is_in(place: str) -> None:
+    """fsGroup: the memory volumes hand it on to what the agent makes in them (0440, 0660); it is nobody's own group."""
+    one = _pod(place)
+
+    group = one.spec["securityContext"]["fsGroup"]
+
+    assert group > 0
+    assert group not in {each["securityContext"]["runAsGroup"] for each in one.containers}
+    assert {template.group for template in config_of(place).template} == {None}
+
+
+@every_pod
 def test_containers_share_neither_processes_nor_the_clusters_tokens(place: str) -> None:
     one = _pod(place)
     (account,) = [each for each in one.documents if each["kind"] == "ServiceAccount"]

@@ -12,12 +12,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from agent import log
 from agent.clock import Clock
-from agent.config import model
-from agent.errors import ConfigError, RenderError
-from agent.files.credential import Credential
+from agent.errors import RenderError
 from agent.files.plan import Remove, Render, View, Wait, next_step
-from agent.files.sink import Sink
-from agent.files.template import Rendering, compiled
+from agent.files.sink import Place, Sink
 from agent.leases.cache import LeaseCache, Snapshot, Subscription
 from agent.leases.schedule import backoff
 from agent.log import Event
@@ -54,8 +51,55 @@ class FileState:
         return {"path": self.path, "state": self.state, "error": self.error, "generations": dict(self.generations)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """How a file was made to hold the newest credentials.
+
+    Attributes:
+        changed: bytes were written; the file did not hold them already.
+        shows_life: it shows what a renewal changes.
+        look_in: seconds after which to look at it again in any case.
+        good_for: seconds that it is of use, where that may be less than its credentials live.
+    """
+
+    changed: bool
+    shows_life: bool = False
+    look_in: float
+    good_for: float = math.inf
+
+
+class Content(Protocol):
+    """What a file holds."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the cache whose credentials it holds."""
+        ...
+
+    def prepare(self) -> list[str]:
+        """Make ready for writing; returns the mistakes in the configuration. Blocks."""
+        ...
+
+    async def write(self, sink: Sink, snapshots: Mapping[str, Snapshot], now: float) -> Written:
+        """Have `sink` hold these credentials, one for each role, as of `now`.
+
+        Raises:
+            RenderError: it cannot be; the old file stays.
+            OSError: likewise, for want of a thread.
+        """
+        ...
+
+
 class Keeper:
     """One file's task.
+
+    Args:
+        gating: whether start waits for this file.
 
     Attributes:
         rendered, failed: attempts that came off so far, and that did not.
@@ -63,25 +107,25 @@ class Keeper:
 
     def __init__(
         self,
-        template: model.Template,
-        config: model.TemplateConfig,
-        roles: Mapping[str, model.Role],
+        content: Content,
+        place: Place,
         cache: LeaseCache,
         clock: Clock,
         run_blocking: RunBlocking,
+        *,
+        gating: bool,
     ) -> None:
         self.written = asyncio.Event()
-        self.state = FileState(path=template.destination)
+        self.gating = gating
+        self.state = FileState(path=place.path)
         self.rendered = self.failed = 0
-        self._template = template
-        self._config = config
-        self._roles = roles
+        self._content = content
         self._cache = cache
         self._clock = clock
         self._run_blocking = run_blocking
-        self._sink = Sink(template)
-        self._render_template: Callable[[Mapping[str, Credential]], Rendering] | None = None
+        self._sink = Sink(place)
         self._shown: Mapping[str, Snapshot] | None = None
+        self._good_until = math.inf
         self._rendered: Mapping[str, str] = {}
         self._look_at = -math.inf
         self._failures = 0
@@ -92,35 +136,26 @@ class Keeper:
     def __repr__(self) -> str:
         return f"Keeper({self.state.path}, {self.state.state})"
 
-    @property
-    def gating(self) -> bool:
-        """Whether start waits for this file: every role of it is required, and obtained without being asked for."""
-        return all(self._roles[role].required and not self._roles[role].lazy for role in self._template.roles)
-
     def prepare(self) -> tuple[list[str], list[str]]:
-        """Compile the template and make its place ready. Blocks.
+        """Make content and place ready. Blocks.
 
         Returns:
             The mistakes in the configuration, and those in the surroundings.
         """
-        mistakes: list[str] = []
-        try:
-            self._render_template = compiled(self._template, self._roles, self._config)
-        except ConfigError as error:
-            mistakes += error.mistakes
-        name = f'template "{self.state.path}"'
-        return [f"{name}: {line}" for line in mistakes], [f"{name}: {line}" for line in self._sink.prepare()]
+        name = f'{self._content.name} "{self.state.path}"'
+        mistakes = [f"{name}: {line}" for line in self._content.prepare()]
+        return mistakes, [f"{name}: {line}" for line in self._sink.prepare()]
 
     async def run(self) -> None:
         """Keep the file until cancelled."""
-        with self._cache.subscribe(self._template.roles) as changes:
+        with self._cache.subscribe(self._content.roles) as changes:
             while True:
                 now = self._clock.now()
                 match next_step(self._look(), now):
                     case Render(snapshots=snapshots):
                         await self._render(snapshots, now)
                     case Remove():
-                        await self._remove(now)
+                        await self._remove()
                     case Wait(until=until):
                         await self._wait(changes, until - now)
 
@@ -135,17 +170,18 @@ class Keeper:
 
     def _look(self) -> View:
         # The margin is for those who begin to use a credential; a file keeps it to its end.
-        found = {role: self._cache.read(role, -math.inf) for role in self._template.roles}
+        found = {role: self._cache.read(role, -math.inf) for role in self._content.roles}
         published = {role: snapshot for role, snapshot in found.items() if snapshot is not None}
         if self._shown is not None:
             self._shown = {role: _newest(old, published.get(role)) for role, old in self._shown.items()}
         return View(
-            roles=self._template.roles,
+            roles=self._content.roles,
             published=published,
             shown=self._shown,
             rendered=self._rendered,
             look_at=self._look_at,
             not_before=self._not_before if _generations(published) == self._failed_for else -math.inf,
+            good_until=self._good_until,
             remove_after=self._remove_after,
         )
 
@@ -158,44 +194,38 @@ class Keeper:
 
     async def _render(self, snapshots: Mapping[str, Snapshot], now: float) -> None:
         try:
-            written, shows_life = await self._run_blocking(lambda: self._produce(snapshots, now))
+            written = await self._content.write(self._sink, snapshots, now)
         except (RenderError, OSError) as error:
-            self._failed(_refused(error, "written"), now)
+            self._failed(_refused(error, "written"))
             self._failed_for = _generations(snapshots)
-            self._not_before = now + backoff(self._failures, 1.0)
+            self._not_before = self._clock.now() + backoff(self._failures, 1.0)  # it may have taken a while
             return
         self.rendered += 1
         self._shown = snapshots
-        self._rendered = {role: one.request_id for role, one in snapshots.items()} if shows_life else {}
-        self._look_at = now + self._config.render_interval
+        self._good_until = now + written.good_for
+        self._rendered = {role: one.request_id for role, one in snapshots.items()} if written.shows_life else {}
+        self._look_at = now + written.look_in
         self._failures = 0
         self._failed_for = {}
         self._not_before = -math.inf
         self.state = FileState(path=self.state.path, state="written", generations=_generations(snapshots))
         self.written.set()
-        if written:
+        if written.changed:
             _log.info(Event.FILE_WRITTEN, path=self.state.path)
 
-    def _produce(self, snapshots: Mapping[str, Snapshot], now: float) -> tuple[bool, bool]:
-        if self._render_template is None:
-            raise RenderError("not prepared")
-        credentials = {role: Credential(snapshot, self._roles[role], now) for role, snapshot in snapshots.items()}
-        rendering = self._render_template(credentials)
-        return self._sink.write(rendering.data), rendering.shows_life
-
-    async def _remove(self, now: float) -> None:
+    async def _remove(self) -> None:
         try:
             await self._run_blocking(self._sink.remove)
         except (RenderError, OSError) as error:
-            self._failed(_refused(error, "removed"), now)
-            self._remove_after = now + backoff(self._failures, 1.0)
+            self._failed(_refused(error, "removed"))
+            self._remove_after = self._clock.now() + backoff(self._failures, 1.0)
             return
         self._shown = None
         self._remove_after = -math.inf
         self.state = FileState(path=self.state.path, state="removed", error=self.state.error)
         _log.warning(Event.FILE_REMOVED, path=self.state.path, reason="its credential has ended")
 
-    def _failed(self, error: RenderError, now: float) -> None:
+    def _failed(self, error: RenderError) -> None:
         self._failures += 1
         self.failed += 1
         delay = backoff(self._failures, 1.0)

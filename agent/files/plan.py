@@ -23,6 +23,7 @@ class View:
             run.
         rendered: by role, the `request_id` of what the file holds, if a renewal changes what it shows; else empty.
         look_at: when to look at the file again in any case.
+        good_until: until when the file is of use, whatever its credentials live.
         not_before: no rendering before this: the last one failed.
         remove_after: no removal before this: the last one failed.
     """
@@ -32,6 +33,7 @@ class View:
     shown: Mapping[str, Snapshot] | None
     rendered: Mapping[str, str]
     look_at: float
+    good_until: float
     not_before: float
     remove_after: float
 
@@ -85,8 +87,8 @@ def _differs(view: View) -> bool:
 
 
 def _end(view: View) -> float:
-    """The instant at which the first credential in the file ends; −inf once its role was withdrawn."""
+    """The instant at which the file or the first credential in it ends; −inf once its role was withdrawn."""
     if not view.shown:
         return math.inf
     ends = (old.lease.expires_at if role in view.published else -math.inf for role, old in view.shown.items())
-    return min(ends)
+    return min(view.good_until, *ends)

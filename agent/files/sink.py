@@ -7,10 +7,12 @@ import pwd
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent import atomicfile
 from agent.config.model import Template
+from agent.config.upstreams import TokenSinkConfig
 from agent.errors import RenderError, StartError
 
 _REMEDIES = {
@@ -22,12 +24,39 @@ _REMEDIES = {
 }
 
 
-class Sink:
-    """Where one template's bytes go."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a file lies and whose it is; see the classes of the configuration for each field."""
 
-    def __init__(self, template: Template) -> None:
-        self.path = Path(template.destination)
-        self._template = template
+    path: str
+    mode: int
+    user: str | None = None
+    group: str | None = None
+    allow_disk: bool = False
+
+    @classmethod
+    def of_template(cls, template: Template) -> "Place":
+        """A [[template]]'s."""
+        return cls(
+            path=template.destination,
+            mode=template.perms,
+            user=template.user,
+            group=template.group,
+            allow_disk=template.allow_disk,
+        )
+
+    @classmethod
+    def of_token(cls, sink: TokenSinkConfig) -> "Place":
+        """An [[auto_auth.sink]]'s."""
+        return cls(path=sink.path, mode=sink.mode, user=sink.user, group=sink.group, allow_disk=sink.allow_disk)
+
+
+class Sink:
+    """Where one file's bytes go."""
+
+    def __init__(self, place: Place) -> None:
+        self.path = Path(place.path)
+        self._place = place
         self._uid: int | None = None
         self._gid: int | None = None
         self._closed = False
@@ -37,8 +66,8 @@ class Sink:
     def prepare(self) -> list[str]:
         """Look owners up, make and judge the directory, clear what a killed run left; returns every mistake."""
         mistakes: list[str] = []
-        self._uid = _number(mistakes, "user", self._template.user, lambda name: pwd.getpwnam(name).pw_uid)
-        self._gid = _number(mistakes, "group", self._template.group, lambda name: grp.getgrnam(name).gr_gid)
+        self._uid = _number(mistakes, "user", self._place.user, lambda name: pwd.getpwnam(name).pw_uid)
+        self._gid = _number(mistakes, "group", self._place.group, lambda name: grp.getgrnam(name).gr_gid)
         if not self._on_memory():
             mistakes.append(
                 "does not lie on a memory file system: mount a tmpfs there (in Kubernetes an emptyDir with "
@@ -47,7 +76,7 @@ class Sink:
         return mistakes or self._prepare_directory()
 
     def _on_memory(self) -> bool:
-        return self._template.allow_disk or atomicfile.on_memory(self.path)
+        return self._place.allow_disk or atomicfile.on_memory(self.path)
 
     def _own_directory(self) -> None:
         atomicfile.own_directory(self.path.parent, gid=self._gid, allow_sticky_leaf=True)
@@ -57,7 +86,7 @@ class Sink:
         try:
             self._own_directory()
             atomicfile.clear_stale_temps(directory, uids=[] if self._uid is None else [self._uid])
-            atomicfile.check_writable(directory, mode=self._template.perms, uid=self._uid, gid=self._gid)
+            atomicfile.check_writable(directory, mode=self._place.mode, uid=self._uid, gid=self._gid)
         except StartError as error:
             return [str(error)]
         except OSError as error:
@@ -94,7 +123,7 @@ class Sink:
                 self._own_directory()
                 if not self._on_memory():
                     raise RenderError("cannot be written: its memory file system is gone: mount it again")
-                return atomicfile.write(self.path, data, mode=self._template.perms, uid=self._uid, gid=self._gid)
+                return atomicfile.write(self.path, data, mode=self._place.mode, uid=self._uid, gid=self._gid)
             except StartError as error:
                 raise RenderError(f"cannot be written: {error}") from error
             except OSError as error:

@@ -32,6 +32,7 @@ WRITTEN = View(
     shown={ROLE: SERVED},
     rendered={},
     look_at=150.0,
+    good_until=math.inf,
     not_before=-math.inf,
     remove_after=-math.inf,
 )
@@ -102,6 +103,14 @@ def test_a_template_without_roles_is_rendered_when_due_and_never_removed() -> No
     assert next_step(static, 150.0) == Render(snapshots={})
 
 
+def test_a_file_that_is_of_no_use_any_more_is_written_anew_or_removed() -> None:
+    spent = replace(WRITTEN, look_at=50.0, good_until=90.0)
+
+    assert next_step(spent, NOW) == RENDER
+    assert next_step(replace(spent, not_before=120.0), NOW) == REMOVE
+    assert next_step(replace(spent, good_until=110.0, not_before=120.0), NOW) == Wait(until=110.0)
+
+
 instants = st.floats(0, 300) | st.just(-math.inf)
 snapshots = st.builds(
     snapshot,
@@ -122,6 +131,7 @@ def views(draw: st.DrawFn) -> View:
         shown=draw(st.none() | whole),
         rendered=draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys(roles, st.sampled_from("ab")))),
         look_at=draw(instants),
+        good_until=draw(st.just(math.inf) | st.floats(0, 300)),
         not_before=draw(instants),
         remove_after=draw(instants),
     )
@@ -131,8 +141,9 @@ def views(draw: st.DrawFn) -> View:
 def test_whatever_the_view_the_step_makes_sense(view: View, now: float) -> None:
     step = next_step(view, now)
 
-    gone = view.shown is not None and any(
-        role not in view.published or old.lease.expires_at <= now for role, old in view.shown.items()
+    gone = bool(view.shown) and (
+        view.good_until <= now
+        or any(role not in view.published or old.lease.expires_at <= now for role, old in (view.shown or {}).items())
     )
     match step:
         case Render(snapshots=chosen):

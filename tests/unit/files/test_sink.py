@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from agent.errors import RenderError
-from agent.files.sink import Sink
+from agent.files.sink import Place, Sink
 from tests.unit.files.builders import template
 
 
 def prepared(directory: Path) -> Sink:
-    sink = Sink(template(directory))
+    sink = Sink(Place.of_template(template(directory)))
     assert sink.prepare() == []
     assert sink.write(b"first")
     return sink

@@ -19,6 +19,7 @@ class Held:
         revoke_at: when it is revoked; its end while it is published.
         tried: a revocation has failed already.
         parent: the login that it hangs on; "" where there is none.
+        keyed: for a login: we have what it takes to end it, and whatever hangs on it.
     """
 
     role: str
@@ -31,6 +32,7 @@ class Held:
     renewable: bool = False
     tried: bool = False
     parent: str = field(default="", repr=False)
+    keyed: bool = False
 
     @classmethod
     def published(cls, role: str, lease: Lease) -> "Held":
@@ -46,6 +48,7 @@ class Held:
             revoke_at=lease.expires_at,
             renewable=lease.renewable,
             parent=lease.parent,
+            keyed=lease.first.key is not None,
         )
 
     @classmethod
@@ -59,4 +62,5 @@ class Held:
             revoke_at=retired.revoke_at,
             tried=retired.tried,
             parent=retired.parent,
+            keyed=retired.key is not None,
         )

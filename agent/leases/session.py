@@ -274,7 +274,8 @@ class Session:
         Returns:
             What could not be ended, a line each; and the logins that were, with all that hung on them.
         """
-        before = {held.lease_id for held in self.renewer.held()}
+        # Of a batch token, say, revoking is nothing: what hangs on it lives on.
+        before = {held.lease_id for held in self.renewer.held() if held.keyed}
         if not self._revoke:
             return [], frozenset()
         left = await self.renewer.close(deadline)

@@ -30,13 +30,14 @@ class FakeLogin(FakeEngine):
     """Logins at an upstream in memory."""
 
     on_login: Callable[[str], None] = staticmethod(lambda login_id: None)
+    keyed = True
 
     async def issue(self, role: str, proposed_id: str) -> Grant:
         """A login; its token is what its id says."""
         grant = await super().issue(role, proposed_id)
         self.on_login(grant.id)
         token = Secret(f"token of {grant.id}")
-        return replace(grant, data={"token": token}, key=token)
+        return replace(grant, data={"token": token}, key=token if self.keyed else None)
 
 
 class FakeVault(FakeEngine):
@@ -357,6 +358,18 @@ async def test_at_the_stop_logins_end_and_whatever_hung_on_them_is_named() -> No
     assert left == []
     assert ended == logins
     assert scene.login.live == []
+
+
+async def test_a_login_that_cannot_be_revoked_takes_nothing_with_it() -> None:
+    """A batch token: whatever was leased with it has to be revoked by itself, or is left and named."""
+    scene = Scene()
+    scene.login.keyed = False
+    async with scene.running():
+        pass
+
+    left, ended = await scene.session.close(5.0)
+
+    assert (left, ended) == ([], frozenset())
 
 
 async def test_a_token_is_only_handed_out_while_there_is_one() -> None:

@@ -112,9 +112,10 @@ def test_a_connection_is_reset_before_or_after_the_upstream_acted(
 ):
     proxy.fault("a", **fault)
 
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError) as caught:
         ask(client)
 
+    assert caught.type is ConnectionResetError  # RST; an orderly end is http.client's RemoteDisconnected
     assert upstream.done == done
 
 
@@ -176,6 +177,7 @@ def test_the_dead_refuse_and_the_living_answer_at_the_same_address(
     with pytest.raises(ConnectionRefusedError):
         ask(client)
     client.close()
+    assert proxy.count() == 1
     proxy.alive()
 
     assert proxy.address == address

@@ -2,6 +2,7 @@
 
 import asyncio
 import fnmatch
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,12 +34,15 @@ class Config:
     server: Server
     allowed: tuple[str, ...]
     written: Json
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    busy: threading.Lock = field(default_factory=threading.Lock)
 
     async def do(self, work: Any, *arguments: Any) -> None:
-        """Blocking work at the server; gone on with where the asker goes."""
-        async with self.busy:
-            await asyncio.shield(asyncio.to_thread(work, self.server, *arguments))
+        """Blocking work at the server, which goes on when the asker has gone."""
+        await asyncio.to_thread(self._do, work, arguments)
+
+    def _do(self, work: Any, arguments: tuple[Any, ...]) -> None:
+        with self.busy:
+            work(self.server, *arguments)
 
 
 @dataclass(frozen=True, kw_only=True)

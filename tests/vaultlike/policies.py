@@ -121,12 +121,15 @@ class Access:
         """On a path; deny where nothing is said."""
         if self.root:
             return frozenset(["root"])
-        found = self._on(path) or (self._on(path.removesuffix("/")) if path.endswith("/") else None)
-        return found or frozenset(["deny"])
+        # A listing asks with a slash at the end, and rules without one mean it too.
+        forms = (path, path.removesuffix("/")) if path.endswith("/") else (path,)
+        found = (find(form) for find in (self._exact, self._by_pattern) for form in forms)
+        return next((one for one in found if one), frozenset(["deny"]))
 
-    def _on(self, path: str) -> frozenset[str] | None:
-        if path in self._rules and Pattern(path).exact:
-            return self._rules[path]
+    def _exact(self, path: str) -> frozenset[str] | None:
+        return self._rules.get(path) if Pattern(path).exact else None
+
+    def _by_pattern(self, path: str) -> frozenset[str] | None:
         matching = [one for one in map(Pattern, self._rules) if not one.exact and one.matches(path)]
         return self._rules[max(matching, key=lambda one: one.rank).text] if matching else None
 

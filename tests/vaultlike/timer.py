@@ -37,6 +37,7 @@ class Timer:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._changed = asyncio.Event()  # an event belongs to the loop that has waited on it
         try:
             while True:
                 self._changed.clear()

@@ -165,8 +165,10 @@ class FaultProxy:
             self._open.add(connection)
         try:
             with contextlib.suppress(OSError), connection.makefile("rb") as reader:
-                while (seen := _read(reader)) is not None and self._answer(connection, seen):
-                    pass
+                # The last look: what arrives after the proxy's death may still be read from a connection.
+                while (seen := _read(reader)) is not None and self._alive(connection):
+                    if not self._answer(connection, seen):
+                        break
         finally:
             with self._lock:
                 self._open.discard(connection)
@@ -193,9 +195,12 @@ class FaultProxy:
 
     def _pass_on(self, connection: socket.socket, answer: _Response, *, half: bool = False) -> bool:
         """The upstream's answer, unless the proxy died meanwhile."""
+        return _send(connection, answer, half=half) if self._alive(connection) else _reset(connection)
+
+    def _alive(self, connection: socket.socket) -> bool:
+        """Whether the proxy has not died since that connection was made."""
         with self._lock:
-            alive = connection in self._open
-        return _send(connection, answer, half=half) if alive else _reset(connection)
+            return connection in self._open
 
     def _take(self, seen: Seen) -> Fault | None:
         """Note the request; the fault that it meets."""

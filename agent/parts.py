@@ -115,7 +115,8 @@ class Parts:
 
     async def close(self) -> None:
         """Let go of every upstream."""
-        closing = (each.close() for each in (*self.journals.values(), *self.clusters.values()))
+        closing = [engine.close() for engine in self.journals.values()]
+        closing += [cluster.close() for cluster in self.clusters.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 
 

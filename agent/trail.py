@@ -70,7 +70,9 @@ class Trail:
     # -- told by the agent's own parts ------------------------------------------------------------------------------
 
     def called(self, call: Call) -> None:
-        """A call of an upstream has ended."""
+        """A call of an upstream has ended. Looks are left out: they give nobody anything, and there are many."""
+        if call.operation is Operation.LOOK:
+            return
         revoked = call.operation is Operation.REVOKE
         self._audit.note(
             Entry(
@@ -86,7 +88,8 @@ class Trail:
                 username=call.username,
                 requested=call.requested,
                 granted=call.granted,
-                statements=self._statements[call.role] if call.operation is Operation.ISSUE else "",
+                # A login has no statements, nor is it one of the roles.
+                statements=self._statements.get(call.role, "") if call.operation is Operation.ISSUE else "",
             )
         )
         if revoked and call.outcome == OK:

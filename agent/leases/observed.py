@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.leases.engine import Engine, Verify
+from agent.leases.engine import Engine, Fetched, Source, Verify
 from agent.leases.lease import Grant, Lease, Secret
 
 T = TypeVar("T")
@@ -20,6 +20,7 @@ class Operation(StrEnum):
     VERIFY = "verify"
     RENEW = "renew"
     REVOKE = "revoke"
+    LOOK = "look"
 
 
 OK = "ok"
@@ -35,7 +36,7 @@ class Call:
         outcome: `OK`; `INCONCLUSIVE` where a credential could not be tried; `NO_ANSWER` where the deadline passed or
             the agent stopped; else the name of the error's class, e.g. "Unavailable".
         took: seconds.
-        lease_id: "" for a verification.
+        lease_id: "" for a verification, and for a look.
         username: of the credential; "" where it is not known (any more).
         requested, granted: seconds of life, at an issue or a renewal; 0 where they do not apply or nothing was granted.
     """
@@ -115,6 +116,19 @@ class ObservedVerify:
             verified = await self._verify(data, until)
             seen.outcome = OK if verified else INCONCLUSIVE
         return verified
+
+
+class ObservedSource:
+    """A Source around `source`, for one role; see Observed."""
+
+    def __init__(self, source: Source, *, role: str, upstream: str, clock: Clock, tell: Callable[[Call], None]) -> None:
+        self._source = source
+        self._watch = _Watch(role, upstream, clock, tell)
+
+    async def fetch(self, role: str) -> Fetched:
+        """See Source."""
+        with self._watch.over(Operation.LOOK, ""):
+            return await self._source.fetch(role)
 
 
 class _Watch:

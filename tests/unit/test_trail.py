@@ -69,7 +69,8 @@ def scene(clock: FakeClock) -> Scene:
 
 def call(operation: Operation, outcome: str = "ok", **keys: Any) -> Call:
     plain = {"lease_id": "id-1", "username": "v_app_1"}
-    return Call(role=ROLE, upstream="postgresql.main", operation=operation, outcome=outcome, took=0.1, **plain | keys)
+    who = {"role": ROLE, "upstream": "postgresql.main"}
+    return Call(operation=operation, outcome=outcome, took=0.1, **who | plain | keys)
 
 
 def lease() -> Lease:
@@ -240,3 +241,23 @@ def test_the_hash_changes_with_the_sql(keys: dict[str, Any]) -> None:
 def test_the_table_says_which_sink(tmp_path: Path) -> None:
     assert isinstance(sink_of(Table(file="stdout")), StandardOutput)
     assert isinstance(sink_of(Table(file=str(tmp_path / "audit.jsonl"))), LogFile)
+
+
+async def test_a_login_is_told_like_a_lease_and_has_no_statements(scene: Scene) -> None:
+    scene.trail.called(call(Operation.ISSUE, role="session:vault", upstream="vault", username=""))
+
+    (line,) = await scene.told()
+
+    assert (line["what"], line["role"], line["upstream"], line["lease_id"]) == (
+        "issue",
+        "session:vault",
+        "vault",
+        "id-1",
+    )
+    assert "statements" not in line
+
+
+async def test_looks_at_what_nobody_leases_are_not_told(scene: Scene) -> None:
+    scene.trail.called(call(Operation.LOOK))
+
+    assert await scene.told() == []

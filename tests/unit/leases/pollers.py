@@ -116,12 +116,13 @@ class Rig:
     lazy: bool = False
     splay: float = 0.0
     seed: int = 1
+    role: str = ROLE
     cache: LeaseCache = field(default_factory=lambda: LeaseCache([ROLE]))
 
     def __post_init__(self) -> None:
         self.failed: list[str] = []
         self.poller = Poller(
-            ROLE,
+            self.role,
             source=self.source,
             cache=self.cache,
             clock=self.clock,

@@ -4,9 +4,10 @@ import pytest
 
 from agent.errors import CredentialRefused, Unavailable
 from agent.leases.lease import Secret
-from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Observed, ObservedVerify, Operation
+from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Observed, ObservedSource, ObservedVerify, Operation
 from tests.fakes import FakeClock, FakeEngine
 from tests.unit.leases.builders import ROLE, lease
+from tests.unit.leases.pollers import FakeSource
 
 
 def observed(engine: FakeEngine, clock: FakeClock, seen: list[Call]) -> Observed:
@@ -91,3 +92,19 @@ async def test_a_refused_credential_is_told(clock: FakeClock) -> None:
         await watched({}, clock.now() + 1)
 
     assert seen[0].outcome == "CredentialRefused"
+
+
+async def test_a_look_is_told_however_it_ends(clock: FakeClock) -> None:
+    seen: list[Call] = []
+    fake = FakeSource(clock, script=lambda n: None if n == 0 else Unavailable("down"))
+    source = ObservedSource(fake, role=ROLE, upstream="vault", clock=clock, tell=seen.append)
+
+    found = await source.fetch(ROLE)
+    with pytest.raises(Unavailable):
+        await source.fetch(ROLE)
+
+    assert found.data["password"] == Secret("password 1.0")
+    assert [(call.operation, call.outcome, call.upstream) for call in seen] == [
+        (Operation.LOOK, OK, "vault"),
+        (Operation.LOOK, "Unavailable", "vault"),
+    ]

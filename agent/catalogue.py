@@ -37,6 +37,7 @@ EXPIRED = _m("leases_expired_total", _C, "Credentials that ended while served, w
 REPLACEMENTS = _m("replacements_total", _C, "Credentials published after the role's first.", "role")
 # -- upstreams --------------------------------------------------------------------------------------------------------
 ISSUES = _m("issues_total", _C, "Leases asked for.", "role", "upstream", "outcome")
+LOOKS = _m("looks_total", _C, "Looks at secrets that nobody leases.", "role", "upstream", "outcome")
 RENEWALS = _m("renewals_total", _C, "Renewals asked for.", "role", "upstream", "outcome")
 VERIFICATIONS = _m("verifications_total", _C, "Logins tried with a credential.", "role", "upstream", "outcome")
 REVOCATIONS = _m("revocations_total", _C, "Revocations asked for.", "role", "upstream", "outcome")

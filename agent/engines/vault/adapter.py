@@ -4,7 +4,6 @@ Imported by the wire's threads only: hvac and requests take 65 ms to load.
 """
 
 from collections.abc import Mapping
-from http.cookiejar import DefaultCookiePolicy
 
 import requests
 from hvac.adapters import RawAdapter
@@ -30,7 +29,6 @@ class ClusterAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no types
     def __init__(self, contexts: Contexts, server_name: str | None, proxy: str | None) -> None:
         session = requests.Session()
         session.trust_env = False
-        session.cookies.set_policy(_NoCookies())
         session.adapters.clear()
         self._transport = Transport(contexts, server_name, proxy)
         for scheme in ("http://", "https://"):
@@ -76,10 +74,3 @@ class ClusterAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no types
         )
         assert isinstance(answer, Reply)  # noqa: S101 - for the type checker: the transport makes no other
         return answer
-
-
-class _NoCookies(DefaultCookiePolicy):
-    """None is stored, none is sent: a balancer's would outlive the server that it means."""
-
-    def __init__(self) -> None:
-        super().__init__(allowed_domains=[])

@@ -115,6 +115,8 @@ class Hostile:
         """Close everything; connections are refused from now on."""
         if self._server is not None:
             self._server.close()
+        for _ in range(10):  # a connection accepted this instant must reach `_serve`, which closes it
+            await asyncio.sleep(0)
         await self.hang_up()
 
     async def hang_up(self) -> None:

@@ -60,6 +60,7 @@ async def test_an_answer_without_a_body_is_an_empty_object(status):
         f'{{"a": NaN, "b": "{CANARY}"}}'.encode(),
         b'{"a": 1e999}',
         b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"9" * 400 + b"}",  # no float holds it: whoever computes with it would fail
         b'{"a": "\\ud800"}',
         b'{"a": "\xff"}',
         b'\xef\xbb\xbf{"a": 1}',
@@ -238,6 +239,21 @@ async def test_a_gigabyte_is_not_read(framing):
 
     assert sent < 64 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+@pytest.mark.parametrize(("size", "taken"), [(1 << 20, True), ((1 << 20) + 1, False)])
+async def test_a_mebibyte_is_the_most_however_it_is_framed(size, taken):
+    body = b'{"a": "' + b"x" * (size - 9) + b'"}'
+
+    async def play(seen: Seen) -> None:
+        await seen.send(head("Connection: close") + body)
+
+    async with Hostile(play) as server, wire_to(server) as wire:
+        if taken:
+            assert (await wire.call("GET", "secret/data/x")).ok
+        else:
+            with pytest.raises(BadResponse, match="too large"):
+                await wire.call("GET", "secret/data/x")
 
 
 @pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X-Flood: " + b"y" * 1000 + b"\r\n"])

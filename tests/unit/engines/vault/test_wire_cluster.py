@@ -241,6 +241,17 @@ async def test_a_redirect_that_makes_no_sense_is_refused_in_words_of_ours(locati
     assert len(server.seen) <= 3
 
 
+@pytest.mark.parametrize("path", ["/v1/sys/seal", "/login", "/v1/sys/health/", "/V1/sys/health"])
+async def test_a_redirect_to_another_path_is_refused_even_within_the_cluster(path):
+    async with Hostile(FINE) as leader:
+        there = f"{leader.address}{path}"
+        async with Hostile(always(answer(307, b"", location=there))) as standby, wire_to(standby, leader) as wire:
+            with pytest.raises(BadResponse, match="another path"):
+                await wire.call("GET", "sys/health", token=TOKEN)
+
+        assert leader.connections == 0
+
+
 async def test_servers_that_point_at_each_other_are_left():
     places: list[Hostile] = []
     turn = itertools.cycle([1, 0])

@@ -6,8 +6,14 @@ import time
 
 import pytest
 
+from agent import dial
 from agent.config.upstreams import Vault
+from agent.engines.vault.adapter import ClusterAdapter
+from agent.engines.vault.addresses import parse_address
 from agent.engines.vault.answers import Answer, Request
+from agent.engines.vault.sockets import Bounds
+from agent.engines.vault.tls import Contexts
+from agent.engines.vault.transport import GivenUp, Route
 from agent.errors import BadResponse, Unavailable
 from agent.leases.lease import Secret
 from tests.fakes import FakeClock
@@ -404,3 +410,23 @@ async def test_half_an_answer_is_told_apart_from_none():
     async with Hostile(play) as server, wire_to(server) as wire:
         with pytest.raises(BadResponse, match="cut off"):
             await wire.call("GET", "database/creds/app", token=TOKEN)
+
+
+async def test_a_caller_who_goes_while_the_connection_is_made_has_nothing_sent():
+    """The last look is right before the first byte: whoever left by then was told that nothing had been sent."""
+    async with Hostile(always(ISSUED)) as server:
+        bounds = Bounds(dial.now() + 10)
+        found = parse_address(server.address)
+        route = Route(address=found, certificate=None, connect_until=dial.now() + 5, bounds=bounds, begin=lambda: False)
+
+        def ask() -> None:
+            adapter = ClusterAdapter(Contexts(Vault(address=server.address)), None, None)
+            try:
+                adapter.ask("GET", "a/b", route, token="t", namespace=None, query={}, body=None, wrap_ttl=0)
+            finally:
+                adapter.close()
+
+        with pytest.raises(GivenUp):
+            await asyncio.to_thread(ask)
+
+    assert server.seen == []

@@ -247,7 +247,7 @@ class Builder:
             lazy=role.lazy,
             recorder=parts.state,
             adopted=left,
-            splay=self._splay(),
+            splay=self._splay() if cluster is None else 0.0,  # the login before it is spread already
             verify_every=role.verify_every,
             on_failed=self.on_failed,
             on_expired=self.on_expired,
@@ -265,7 +265,6 @@ class Builder:
             gate=cluster.session,
             verify=self._verifier(name),
             lazy=role.lazy,
-            splay=self._splay(),
             on_failed=self.on_failed,
             attempts=role.retries,
         )

@@ -191,16 +191,13 @@ class Transport(requests.adapters.BaseAdapter):
         lines += [f"{name}: {value}" for name, value in self._proxy_headers().items()]
         try:
             plain.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-            answer = http.client.HTTPResponse(plain, method="CONNECT")
-            answer.begin()
-            status = answer.status
-            if 200 <= status < 300:
-                return
+            with contextlib.closing(http.client.HTTPResponse(plain, method="CONNECT")) as answer:
+                answer.begin()
+            if not 200 <= answer.status < 300:
+                raise NotSent(f"the proxy refuses the way to it ({answer.status})")
         except BaseException:
             plain.close()
             raise
-        plain.close()
-        raise NotSent(f"the proxy refuses the way to it ({status})")
 
     def _proxy_headers(self) -> Mapping[str, str]:
         if self._proxy is None or self._proxy.username is None:
@@ -237,15 +234,15 @@ class Transport(requests.adapters.BaseAdapter):
             target = f"{address.label}{target}"
             headers |= self._proxy_headers()
         connection.request(request.method or "GET", target, body=cast("bytes | None", request.body), headers=headers)
-        answer = connection.getresponse()
         reply = Reply()
-        reply.status_code = answer.status
-        reply.headers = requests.structures.CaseInsensitiveDict(
-            reversed(answer.headers.items())
-        )  # the first one counts
+        with contextlib.closing(connection.getresponse()) as answer:
+            reply.status_code = answer.status
+            reply.headers = requests.structures.CaseInsensitiveDict(
+                reversed(answer.headers.items())
+            )  # the first counts
+            body, reply.flaw = _body(answer)
         reply.location = reply.headers.pop("Location", "")
         reply.request, reply.url = request, request.url or ""
-        body, reply.flaw = _body(answer)
         reply.raw = io.BytesIO(body)
         return reply
 

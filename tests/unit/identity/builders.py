@@ -84,10 +84,10 @@ class Projected:
             old.rmdir()
 
 
-async def within_patience(holds: Callable[[], bool]) -> bool:
+async def within_patience(holds: Callable[[], bool], patience: float = PATIENCE) -> bool:
     """Whether it comes to hold in real time, the clock standing still."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not holds():  # noqa: ASYNC110 - what threads and the kernel do sets no event
                 await asyncio.sleep(0.01)
     return holds()

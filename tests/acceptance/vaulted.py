@@ -59,12 +59,17 @@ class VaultScene:
 
     def users(self) -> set[str]:
         """The users that the server has minted in the database and that are there now."""
-        rows = self.database.execute(
-            "SELECT rolname FROM pg_roles r WHERE rolname LIKE 'v-%%'"
-            " AND pg_has_role(r.oid, (SELECT oid FROM pg_roles WHERE rolname = %s), 'MEMBER')",
-            self.database.group,
-        )
-        return {str(name) for (name,) in rows}
+        return users_of(self.database)
+
+
+def users_of(database: Database) -> set[str]:
+    """The users that Vault-like servers have minted in that database and that are there now."""
+    rows = database.execute(
+        "SELECT rolname FROM pg_roles r WHERE rolname LIKE 'v-%%'"
+        " AND pg_has_role(r.oid, (SELECT oid FROM pg_roles WHERE rolname = %s), 'MEMBER')",
+        database.group,
+    )
+    return {str(name) for (name,) in rows}
 
 
 @pytest.fixture

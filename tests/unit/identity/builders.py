@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,8 @@ async def noticed(task: asyncio.Task[None], clock: FakeClock, *, within: float, 
         await clock.advance(step)
         await asyncio.sleep(0.02)
     return task.done()
+
+
+def listening() -> bool:
+    """Whether a thread of a watch goes on."""
+    return any(thread.name == "identity watch" for thread in threading.enumerate())

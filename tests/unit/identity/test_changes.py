@@ -2,9 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from agent.identity.proof import Identity
-from tests.fakes import FakeClock, settle
+from tests.fakes import FakeClock
 from tests.unit.identity.builders import (
     Projected,
     identity,
     jwt,
+    listening,
     noticed,
     watching,
     within_patience,
@@ -313,51 +311,4 @@ async def test_an_identity_without_files_never_changes(clock: FakeClock) -> None
         await clock.advance(100_000)
 
         assert not task.done()
-        assert await within_patience(lambda: not _listening())  # of earlier tests neither
-
-
-async def test_a_wait_is_cancelled_at_once_and_its_thread_ends(tmp_path: Path, clock: FakeClock) -> None:
-    (tmp_path / "token").write_text("first")
-    subject = _token_file(tmp_path / "token", clock)
-    task = asyncio.ensure_future(subject.changed())
-    assert await within_patience(_listening)
-
-    task.cancel()
-    await settle()
-
-    assert task.cancelled()
-    assert await within_patience(lambda: not _listening())
-
-
-def _listening() -> bool:
-    return any(thread.name == "identity watch" for thread in threading.enumerate())
-
-
-@pytest.mark.parametrize("ending", ["asyncio.run(main())", "asyncio.new_event_loop().run_until_complete(main())"])
-def test_a_watch_does_not_keep_the_process_from_ending(tmp_path: Path, ending: str) -> None:
-    """Whether it is cancelled, as `asyncio.run` does at its end, or simply left."""
-    script = """
-        import asyncio, sys, threading
-        from agent.clock import SystemClock
-        from agent.config.upstreams import Method, MethodConfig, Vault
-        from agent.identity import build
-
-        async def main():
-            method = Method(type="token_file", config=MethodConfig(token_file_path=sys.argv[1]))
-            subject = build(method, server=Vault(address="https://vault:8200"), clock=SystemClock(), unwrap=None)
-            task = asyncio.create_task(subject.changed())
-            while not any(thread.name == "identity watch" for thread in threading.enumerate()):
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            print("watching", flush=True)
-
-    """
-    (tmp_path / "token").write_text("first")
-    program = f"{textwrap.dedent(script)}\n{ending}"
-    command = [sys.executable, "-c", program, str(tmp_path / "token")]
-
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
-
-    assert (done.returncode, done.stdout) == (0, "watching\n")
-    assert "Traceback" not in done.stderr
-    assert "fatal" not in done.stderr.lower()
+        assert await within_patience(lambda: not listening())  # of earlier tests neither

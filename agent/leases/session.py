@@ -33,7 +33,6 @@ LAG = 5.0
 _LOOK = 5.0
 """How often (seconds) it is looked whether an old login still has leases."""
 
-_SETTLED = 0.5
 _REMEMBERED = 16
 
 
@@ -261,7 +260,6 @@ class Session:
     async def _watch_identity(self) -> None:
         while True:
             await self._identity.changed()
-            await self._clock.sleep(_SETTLED)  # a kubelet's swap, or an editor's, is several changes
             _log.info(Event.IDENTITY_CHANGED, upstream=self.upstream)
             if self.snapshot is None or self.status.failures:
                 self.renewer.retry()

@@ -129,11 +129,15 @@ class Addresses:
         with self._lock:
             self._reason = reason
 
-    def failed(self, address: Address, reason: str) -> None:
-        """`address` was reached, and of no use: the next call begins with the one after it."""
+    def failed(self, address: Address, reason: str, *, began_with: Address) -> None:
+        """`address` was reached, and of no use: the next call begins with the one after it.
+
+        Args:
+            began_with: the first that the call tried. If another call has learnt better since, that stands.
+        """
         with self._lock:
-            self._reason = reason
-            if address == self._first:
+            if self._first == began_with:
+                self._reason = reason
                 self._first = self._all[(self._all.index(address) + 1) % len(self._all)]
 
     def redirected(self, source: Address, sent_path: str, location: str) -> Address:

@@ -1,7 +1,7 @@
 """One call at a cluster, made in a thread: its addresses in turn, redirects, and what the answer's status means."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent import dial
 from agent.config.upstreams import Vault
@@ -9,7 +9,7 @@ from agent.engines.vault import bodies, faults_http
 from agent.engines.vault.adapter import ClusterAdapter
 from agent.engines.vault.addresses import Address, Addresses, Refused
 from agent.engines.vault.answers import Answer
-from agent.engines.vault.errand import Asked, Outcome
+from agent.engines.vault.errand import Asked, Begin, Outcome
 from agent.engines.vault.sockets import Bounds
 from agent.engines.vault.tls import Contexts
 from agent.engines.vault.transport import Garbled, GivenUp, Lost, NotSent, Reply, Route
@@ -26,6 +26,7 @@ class _Call:
     bounds: Bounds
     begin: Callable[[], bool]
     connect_until: float
+    began_with: Address
 
 
 class Asker:
@@ -51,7 +52,7 @@ class Asker:
         """Close every connection."""
         self._adapter.close()
 
-    def ask(self, asked: Asked, bounds: Bounds, begin: Callable[[], bool]) -> Outcome:
+    def ask(self, asked: Asked, bounds: Bounds, begin: Begin) -> Outcome:
         """How it went. The next address is tried only while no server can have seen the request."""
         problems: list[str] = []
         turn = self._addresses.in_turn()
@@ -60,7 +61,7 @@ class Asker:
             if left <= 0:
                 break
             share = min(self._connect_timeout, left / (len(turn) - tried))  # so that each gets its chance
-            call = _Call(asked=asked, bounds=bounds, begin=begin, connect_until=dial.now() + share)
+            call = self._call(asked, bounds, begin, address, turn[0], dial.now() + share)
             try:
                 return self._ask_at(call, address)
             except GivenUp:
@@ -71,17 +72,31 @@ class Asker:
         reasons = "; ".join(problems) or "no time was left to connect"
         return Outcome(error=Unavailable(f"{self._name}: cannot be reached: {reasons}", unreachable=True))
 
+    def _call(
+        self, asked: Asked, bounds: Bounds, begin: Begin, address: Address, began_with: Address, connect_until: float
+    ) -> _Call:
+        def blame() -> None:
+            self._addresses.failed(address, "no answer in time", began_with=began_with)
+
+        return _Call(
+            asked=asked,
+            bounds=bounds,
+            begin=lambda: begin(blame),
+            connect_until=connect_until,
+            began_with=began_with,
+        )
+
     def _ask_at(self, call: _Call, address: Address) -> Outcome:
         try:
             reply, answered_by = self._follow(call, address)
         except Lost as problem:
-            return self._failed(address, faults_http.lost(self._name, address, call.asked, problem), str(problem))
+            return self._failed(call, address, faults_http.lost(self._name, address, call.asked, problem), str(problem))
         except (Garbled, Refused) as problem:
             # After a refused redirect nothing was done; after nonsense, who knows.
             unknown = isinstance(problem, Garbled)
             words = f"{self._who(address, call.asked)}: it {'sends' if unknown else ''} {problem}".replace("  ", " ")
-            return self._failed(address, BadResponse(words, outcome_unknown=unknown), str(problem))
-        return self._judge(call.asked, address, answered_by, reply)
+            return self._failed(call, address, BadResponse(words, outcome_unknown=unknown), str(problem))
+        return self._judge(call, address, answered_by, reply)
 
     def _follow(self, call: _Call, address: Address) -> tuple[Reply, Address]:
         """The reply that is no redirect, and whose it is."""
@@ -97,7 +112,7 @@ class Asker:
                 return reply, at
             at = self._addresses.redirected(at, reply.request.path_url, reply.location)
             until = dial.now() + min(self._connect_timeout, max(call.bounds.remaining, 0.0))
-            call = _Call(asked=asked, bounds=call.bounds, begin=call.begin, connect_until=until)
+            call = replace(call, connect_until=until)
         raise Refused("redirects in a circle")
 
     def _send(self, call: _Call, address: Address) -> Reply:
@@ -119,21 +134,22 @@ class Asker:
             wrap_ttl=asked.wrap_ttl,
         )
 
-    def _judge(self, asked: Asked, address: Address, answered_by: Address, reply: Reply) -> Outcome:
+    def _judge(self, call: _Call, address: Address, answered_by: Address, reply: Reply) -> Outcome:
+        asked = call.asked
         served = bodies.unix_time(reply.headers.get("Date"))
         wait = bodies.delay(reply.headers.get("Retry-After"), lambda: served or self._wall())
         who = self._who(answered_by, asked)
         error = faults_http.of_status(who, asked, reply.status_code, wait, lambda: _texts(reply))
         if error is not None:
             if faults_http.elsewhere(error, reply.status_code):
-                return self._failed(address, error, faults_http.in_short(reply.status_code))
+                return self._failed(call, address, error, faults_http.in_short(reply.status_code))
             return Outcome(error=error, switch=self._addresses.answered(answered_by))
         try:
             answer = self._read(reply, served)
         except ValueError as problem:
             unknown = reply.status_code < 300  # what issues may have issued
             words = f"{who}: it sends {problem} (status {reply.status_code}); is something else at that address?"
-            return self._failed(address, BadResponse(words, outcome_unknown=unknown), str(problem))
+            return self._failed(call, address, BadResponse(words, outcome_unknown=unknown), str(problem))
         return Outcome(answer=answer, switch=self._addresses.answered(answered_by))
 
     def _read(self, reply: Reply, served: float | None) -> Answer:
@@ -143,8 +159,8 @@ class Asker:
         body = {} if not raw and reply.status_code in (202, 204) else bodies.json_object(raw)
         return Answer(status=reply.status_code, body=body, errors=bodies.error_texts(body), server_time=served)
 
-    def _failed(self, address: Address, error: UpstreamError, reason: str) -> Outcome:
-        self._addresses.failed(address, reason)
+    def _failed(self, call: _Call, address: Address, error: UpstreamError, reason: str) -> Outcome:
+        self._addresses.failed(address, reason, began_with=call.began_with)
         return Outcome(error=error)
 
     def _who(self, address: Address, asked: Asked) -> str:

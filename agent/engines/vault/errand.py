@@ -49,11 +49,16 @@ class Outcome:
     switch: Switch | None = None
 
 
+Blame = Callable[[], None]
+Begin = Callable[[Blame], bool]
+
+
 class Asks(Protocol):
     """Sends requests; one per thread."""
 
-    def ask(self, asked: Asked, bounds: Bounds, begin: Callable[[], bool]) -> Outcome:
-        """How it went. `begin` is asked right before the first byte is sent; False forbids it."""
+    def ask(self, asked: Asked, bounds: Bounds, begin: Begin) -> Outcome:
+        """How it went. `begin` is asked right before the first byte is sent, and told what to call should the caller
+        tire of waiting for that server; False forbids it."""
         ...
 
     def close(self) -> None:
@@ -92,6 +97,7 @@ class Errand:
         self._lock = threading.Lock()
         self._sent = False
         self._left = False
+        self._blame: Blame = lambda: None
         self._outcome: Outcome | None = None
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
@@ -105,8 +111,11 @@ class Errand:
         assert outcome is not None  # noqa: S101 - set before the event, and never taken back
         return outcome
 
-    def leave(self) -> tuple[Outcome | None, bool]:
+    def leave(self, *, tired: bool) -> tuple[Outcome | None, bool]:
         """Wait no more.
+
+        Args:
+            tired: the server had time enough: the next call should begin with another.
 
         Returns:
             The outcome, if it is there already, which nobody else will look at then; and whether a server may have seen
@@ -117,6 +126,8 @@ class Errand:
             outcome, sent = self._outcome, self._sent
         if self._late is None or not sent:
             self._bounds.cut()
+        if outcome is None and tired:
+            self._blame()
         return outcome, sent
 
     # the threads' side: it is a piece of Work
@@ -150,11 +161,11 @@ class Errand:
             words = f"{self._upstream}: {self._asked.method} {self._asked.path}: {log.reason_of(bug)}"
             return Outcome(error=Unavailable(words, outcome_unknown=self._sent))
 
-    def _begin(self) -> bool:
+    def _begin(self, blame: Blame) -> bool:
         with self._lock:
             if self._left:
                 return False
-            self._sent = True
+            self._sent, self._blame = True, blame
             return True
 
     def _finish(self, outcome: Outcome) -> bool:
@@ -178,7 +189,7 @@ class Errand:
             if request is None:
                 return
             asked = replace(self._prepare(request), namespace=self._asked.namespace)
-            done = tool().ask(asked, self._again(), lambda: True)
+            done = tool().ask(asked, self._again(), lambda _: True)
             problem = "" if done.answer is not None and done.answer.ok else str(done.error or "refused")
         except BaseException as bug:  # noqa: BLE001 - nobody else could tell of it
             problem = log.reason_of(bug)

@@ -29,6 +29,9 @@ _log = log.get(__name__)
 _LINGER = 5.0
 """Seconds beyond the deadline to listen on for an answer that must not be lost."""
 
+_PATIENCE = 1.0
+"""Seconds after which a call that is cancelled speaks against the server that has not answered it."""
+
 _LONGEST_PATH = 200
 
 
@@ -109,15 +112,17 @@ class HttpWire:
         await self._workers.close(self._clock)
 
     async def _outcome(self, errand: Errand, asked: Asked) -> Outcome:
+        began = dial.now()
         try:
             async with self._clock.timeout(asked.deadline):
                 return await errand.outcome()
         except TimeoutError:
-            outcome, sent = errand.leave()
+            outcome, sent = errand.leave(tired=True)
             self._workers.make_room()
             return outcome or Outcome(error=self._late_error(asked, sent=sent))
         except asyncio.CancelledError:
-            outcome, _ = errand.leave()
+            # Callers have shorter deadlines of their own, and tell us of them so.
+            outcome, _ = errand.leave(tired=dial.now() - began >= _PATIENCE)
             self._workers.make_room()
             if outcome is not None:
                 self._see_to(errand, outcome)

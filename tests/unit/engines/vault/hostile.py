@@ -113,10 +113,10 @@ class Hostile:
 
     async def stop(self) -> None:
         """Close everything; connections are refused from now on."""
-        if self._server is not None:
-            self._server.close()
         for _ in range(10):  # a connection accepted this instant must reach `_serve`, which closes it
             await asyncio.sleep(0)
+        if self._server is not None:
+            self._server.close()
         await self.hang_up()
 
     async def hang_up(self) -> None:

@@ -87,6 +87,38 @@ async def test_after_one_that_gave_no_answer_of_use_the_next_call_begins_with_an
         assert (len(bad.seen), len(fine.seen)) == (1, 1)
 
 
+async def test_a_caller_who_gives_up_on_a_server_finds_another_one_next_time():
+    """Though an answer that may have issued something is still listened for where it was asked."""
+    async with Hostile(hang) as bad, Hostile(FINE) as fine, wire_to(bad, fine) as wire:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.2):
+                await wire.call("GET", "database/creds/app", token=TOKEN, late=lambda _: None)
+        await wire.call("GET", "database/creds/app", token=TOKEN)
+
+        assert (len(bad.seen), len(fine.seen)) == (1, 1)
+
+
+async def test_a_caller_who_leaves_at_once_says_nothing_of_the_server():
+    async with Hostile(hang) as first, Hostile(FINE) as second, wire_to(first, second) as wire:
+        call = asyncio.create_task(wire.call("GET", "database/creds/app", token=TOKEN, late=lambda _: None))
+        await first.arrived.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        first.play = FINE
+        await wire.call("GET", "database/creds/app", token=TOKEN)
+
+        assert (len(first.seen), len(second.seen)) == (2, 0)
+
+
+async def test_a_dead_and_a_sealed_one_do_not_hide_the_third():
+    dead = await closed_server()
+    async with Hostile(always(answer(503, {}))) as sealed, Hostile(FINE) as fine, wire_to(dead, sealed, fine) as wire:
+        with pytest.raises(Sealed):
+            await wire.call("GET", "database/creds/app", token=TOKEN)
+
+        assert (await wire.call("GET", "database/creds/app", token=TOKEN)).ok
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 412, 429, 500])
 async def test_an_answer_that_every_server_would_give_moves_nobody(status):
     async with Hostile(always(answer(status, {}))) as first, Hostile(FINE) as second, wire_to(first, second) as wire:

@@ -160,6 +160,7 @@ async def test_a_caller_who_is_cancelled_goes_at_once_and_the_next_one_need_not_
             assert watch.took < 0.2
 
         assert threads() <= 4
+        await until(lambda: not wire_busy(wire))  # nobody waits for the server's sake
 
 
 async def test_a_good_answer_that_comes_too_late_is_seen_to_once():
@@ -428,5 +429,6 @@ async def test_a_caller_who_goes_while_the_connection_is_made_has_nothing_sent()
 
         with pytest.raises(GivenUp):
             await asyncio.to_thread(ask)
+        await until(lambda: server.connections == 1)
 
     assert server.seen == []

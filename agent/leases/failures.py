@@ -55,6 +55,8 @@ class Failures:
     ) -> RoleView:
         """The view after a failed attempt: backed off, logged, and told where it is the one too many.
 
+        A role that lacks its login only is quiet until then: it is woken in the moment there is one.
+
         Args:
             slow: waiting does not heal it; told at once.
         """
@@ -62,7 +64,9 @@ class Failures:
         view = self.spent(replace(view, failures=view.failures + 1, not_before=now), error, began, now)
         delay = backoff(view.failures, self._random.random(), slow=slow)
         at = max(view.not_before, retry_at(view, self._policy, now, delay, getattr(error, "retry_after", 0.0)))
-        _log.warning(event, role=self.role, error=self.error, attempt=view.failures, retry_in=round(at - now, 1))
+        # Without a login no call was made, and the session has said why: one line there, not one per role and attempt.
+        tell = _log.debug if isinstance(error, NotLoggedIn) else _log.warning
+        tell(event, role=self.role, error=self.error, attempt=view.failures, retry_in=round(at - now, 1))
         if not self._told and (slow or view.failures >= self._policy.attempts):
             self._told = True
             _log.error(Event.ROLE_FAILED, role=self.role, error=self.error, attempt=view.failures)

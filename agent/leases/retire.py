@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock, wait_for
-from agent.errors import Forbidden, Unavailable, UpstreamError
+from agent.errors import Forbidden, NotLoggedIn, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.circuit import Gate
 from agent.leases.engine import Engine
@@ -144,7 +144,8 @@ class Retirement:
         first, more = (within_budget(times, now, budget) for budget in (REVOKE_BUDGET, RETRY_BUDGET))
         floor = now + BACKOFF_FLOOR
         self._view = replace(self._view, revoke_not_before=max(first, floor), again_not_before=max(more, floor))
-        _log.warning(
+        tell = _log.debug if isinstance(error, NotLoggedIn) else _log.warning  # as in Failures: the session says why
+        tell(
             Event.REVOKE_FAILED,
             role=self.role,
             lease=log.lease_ref(retired.lease_id),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 
 import pytest
+import structlog.testing
 
 from agent.errors import AuthExpired, Forbidden, NoIdentity, NotLoggedIn, Unavailable
 from agent.leases.cache import LeaseCache
@@ -15,6 +16,7 @@ from agent.leases.lease import Grant, Lease, Secret
 from agent.leases.renewer import Renewer
 from agent.leases.schedule import Policy
 from agent.leases.session import Session
+from agent.log import Event
 from tests.fakes import FakeClock, FakeEngine, settle
 
 ROLES = ("database/creds/app", "database/creds/other")
@@ -114,6 +116,7 @@ class Scene:
         self.identity = Identity(binding=binding)
         self.cache = LeaseCache(ROLES)
         self.roles: dict[str, Renewer] = {}
+        self.failed: list[str] = []
         self.session = Session("vault", followers=self.roles, identity=self.identity, gate=OPEN, clock=self.clock)
         self.vault.session = self.session
         self.session.keep_by(
@@ -135,6 +138,7 @@ class Scene:
                 clock=self.clock,
                 gate=self.session,
                 ties=self.session,
+                on_failed=lambda role, error: self.failed.append(role),
             )
 
     @contextlib.asynccontextmanager
@@ -309,6 +313,22 @@ async def test_roles_wait_for_the_login_and_make_no_call_without_it() -> None:
         assert all(scene.cache.read(role, scene.clock.now()) for role in ROLES), (
             "at once, without waiting for a backoff"
         )
+
+
+async def test_roles_without_a_login_leave_the_telling_to_the_session_and_still_call_for_help() -> None:
+    """A failing login with twenty roles is one line per attempt, not twenty-one."""
+
+    def script(operation: str, n: int) -> Exception | float | None:
+        return NoIdentity("/var/run/token: no such file") if operation == "issue" else None
+
+    with structlog.testing.capture_logs() as lines:
+        async with Scene(login_script=script).running() as scene:
+            await scene.clock.advance(300)
+
+    told = [line for line in lines if line["event"] == Event.ISSUE_FAILED and line["log_level"] != "debug"]
+    assert {line["role"] for line in told} == {scene.session.key}
+    assert sorted(scene.failed) == sorted(ROLES), "once each"
+    assert {line["role"] for line in lines if line["event"] == Event.ROLE_FAILED} == {scene.session.key, *ROLES}
 
 
 async def test_a_changed_proof_renews_a_login_that_is_bound_to_it() -> None:

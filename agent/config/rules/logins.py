@@ -143,7 +143,7 @@ def _sink(place: Path, sink: TokenSink, config: Config) -> Iterator[Problem]:
         remedy = f"there are: {known}" if known else "there is none"
         yield (*place, "upstream"), f"is no configured vault; {remedy}"
     if sink.wrap_ttl:
-        yield from shapes.between((*place, "wrap_ttl"), sink.wrap_ttl, 1.0, 86400.0)
+        yield from shapes.between((*place, "wrap_ttl"), sink.wrap_ttl, 10.0, 86400.0)
     at = (*place, "config")
     yield from shapes.absolute((*at, "path"), sink.config.path)
     yield from shapes.mode((*at, "mode"), sink.config.mode, needs=0o400)

@@ -181,8 +181,8 @@ RULES: dict[str, tuple[str, str]] = {
         "auto_auth.sink[0].upstream: is no configured vault; there is none",
     ),
     "a wrapping token that is gone at once": (
-        with_sink(more='wrap_ttl = "500ms"'),
-        'auto_auth.sink[0].wrap_ttl: "500ms" is out of range; "1s" to "1d"',
+        with_sink(more='wrap_ttl = "5s"'),
+        'auto_auth.sink[0].wrap_ttl: "5s" is out of range; "10s" to "1d"',
     ),
     "a sink that everybody writes": (
         with_sink('path = "/run/token"\nmode = "0666"'),

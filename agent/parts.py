@@ -20,7 +20,7 @@ from agent.leases.circuit import Circuit
 from agent.leases.engine import Engine, Verify
 from agent.leases.lease import Lease
 from agent.leases.logins import UNTIED
-from agent.leases.observed import Call, Observed, ObservedVerify
+from agent.leases.observed import Call, Observed, ObservedSource, ObservedVerify
 from agent.leases.poller import Poller
 from agent.leases.record import RoleRecord
 from agent.leases.renewer import Renewer
@@ -255,9 +255,10 @@ class Builder:
 
     def _poller(self, name: str, cluster: Cluster) -> Poller:
         role = self.config.role[name]
+        source = ObservedSource(cluster.source, role=name, upstream=role.upstream, clock=self.clock, tell=self.tell)
         return Poller(
             name,
-            source=cluster.source,
+            source=source,
             cache=self.cache,
             clock=self.clock,
             interval=role.poll,

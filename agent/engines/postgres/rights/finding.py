@@ -1,44 +1,16 @@
-"""What a look at a server found, and how SQL for its remedy is written. Pure."""
+"""How SQL for a finding's remedy is written. Pure."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+
+from agent.engines.finding import Finding as Finding
+from agent.engines.finding import Level as Level
+from agent.engines.finding import plain as plain
 
 PUBLIC = ""
 """Stands for everybody where a grantee is named."""
 
 _PLAIN = re.compile(r"[\x20-\x7e\u00a1-\U0010ffff]*")
-
-
-class Level(StrEnum):
-    """How much a finding matters, the gravest first."""
-
-    MISSING = "missing"
-    TOO_MUCH = "too-much"
-    WARNING = "warning"
-    OK = "ok"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: MISSING where the agent cannot do its work, TOO_MUCH where its login can do more than that.
-        subject: what was looked at, such as "group app_readers".
-        text: what was found, and what follows from it; one line.
-        remedy: statements for a superuser, in the database of `[postgresql]`; empty where SQL cannot mend it.
-    """
-
-    level: Level
-    subject: str
-    text: str
-    remedy: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {"level": self.level.value, "subject": self.subject, "text": self.text, "remedy": list(self.remedy)}
 
 
 def identifier(*parts: str) -> str:
@@ -49,12 +21,6 @@ def identifier(*parts: str) -> str:
 def grantee(name: str) -> str:
     """Whom a GRANT names: a role, or PUBLIC."""
     return "PUBLIC" if name == PUBLIC else identifier(name)
-
-
-def plain(text: str) -> str:
-    """A name in running text: at most 80 characters, all of them visible."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 
 def _quoted(name: str) -> str:

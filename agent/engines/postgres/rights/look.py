@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import asdict, dataclass
 
 from agent.clock import Clock
 from agent.config.model import PostgreSQL, Role
+from agent.engines.finding import Inspection as Inspection
+from agent.engines.finding import sorted_by_level
 from agent.engines.postgres import setup
 from agent.engines.postgres.connections import Connection, Connections
 from agent.engines.postgres.errors import translated
@@ -16,36 +17,6 @@ from agent.engines.postgres.rights.finding import Finding, Level, identifier, pl
 from agent.engines.verify import targets_for
 from agent.errors import UpstreamError
 from agent.leases.schedule import CALL_DEADLINE
-
-_ORDER = list(Level)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """What one look found.
-
-    Attributes:
-        upstream: "postgresql" or "postgresql.NAME".
-        place: the server and its database, `host:port/dbname`.
-        user: the agent's login there.
-        reached: the login succeeded; otherwise nothing else is known.
-        findings: the gravest first.
-    """
-
-    upstream: str
-    place: str
-    user: str
-    reached: bool
-    findings: tuple[Finding, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {**asdict(self), "findings": [one.as_dict() for one in self.findings]}
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing is missing."""
-        return all(one.level is not Level.MISSING for one in self.findings)
 
 
 async def inspect(name: str, config: PostgreSQL, roles: Mapping[str, Role], clock: Clock) -> Inspection:
@@ -69,7 +40,7 @@ async def inspect(name: str, config: PostgreSQL, roles: Mapping[str, Role], cloc
         place=f"{config.host}:{config.port}/{config.dbname}",
         user=config.user,
         reached=reached,
-        findings=tuple(sorted(found, key=lambda one: _ORDER.index(one.level))),
+        findings=sorted_by_level(found),
     )
 
 

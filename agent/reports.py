@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from agent.engines.postgres.rights import Diagnosis, Finding, Inspection, Level
+from agent.engines.finding import Finding, Inspection, Level, plain
+from agent.engines.postgres.rights import Diagnosis
 from agent.engines.postgres.rights.diagnosis import LeaseUser
-from agent.engines.postgres.rights.finding import plain
-from agent.examine import Found, sound
+from agent.examine import Found, Note, sound
 from agent.table import columns, seconds
 from agent.trial import Tried
 
@@ -28,6 +28,8 @@ def lines(found: Found) -> list[str]:
             return list(_tried(found))
         case Diagnosis():
             return list(_diagnosis(found))
+        case Note():
+            return [found.text]
 
 
 def document(path: str, warnings: Sequence[str], everything: Sequence[Found]) -> dict[str, Any]:
@@ -39,22 +41,24 @@ def document(path: str, warnings: Sequence[str], everything: Sequence[Found]) ->
         "servers": [found.as_dict() for found in everything if isinstance(found, Inspection)],
         "roles": [asdict(found) for found in everything if isinstance(found, Tried)],
         "users": [found.as_dict() for found in everything if isinstance(found, Diagnosis)],
+        "notes": [found.as_dict() for found in everything if isinstance(found, Note)],
     }
 
 
 def _inspection(found: Inspection) -> Iterator[str]:
     yield f"{found.upstream}: {found.user} at {found.place}"
     for finding in found.findings:
-        yield from _finding(finding)
+        yield from _finding(finding, end="" if found.upstream.partition(".")[0] == "vault" else ";")
     counts = Counter(finding.level for finding in found.findings)
     told = [f"{counts[level]} {word}" for level, word in _WORDS.items() if counts[level]]
     yield f"  {', '.join(told) or 'nothing is missing, nothing is too much'}"
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding, *, end: str) -> Iterator[str]:
+    """The remedy is SQL where `end` is a semicolon, else lines of a policy."""
     yield f"  {finding.level.value:<{_MARGIN - 2}}{finding.subject}: {finding.text}"
     for statement in finding.remedy:
-        yield f"{'':<{_MARGIN}}{statement};"
+        yield f"{'':<{_MARGIN}}{statement}{end}"
 
 
 def _tried(found: Tried) -> Iterator[str]:
@@ -66,7 +70,9 @@ def _tried(found: Tried) -> Iterator[str]:
         }
         why = " (no verify target)" if found.verified is None else ""
         took = f"in {found.took * 1000:.0f} ms"
-        yield f"{found.role}: minted a user, {how[found.verified]}{why}, renewed it, revoked it, {took}"
+        before, after = found.done
+        yield f"{found.role}: {', '.join(filter(None, (before, how[found.verified] + why, after, took)))}"
+        yield from (f"  {Level.WARNING.value:<{_MARGIN - 2}}{note}" for note in found.notes)
         return
     yield f"{found.role}: could not {found.failed}: {found.error}"
     for statement in found.remedy:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from agent import log
-from agent.errors import Unavailable, UpstreamError
+from agent.errors import NotLoggedIn, Unavailable, UpstreamError
 from agent.log import Event
 
 _log = log.get(__name__)
@@ -21,20 +21,36 @@ _log = log.get(__name__)
 class Gate(Protocol):
     """Says when a call may be made."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """A block in which one call is made; entering it may take a while."""
+    def turn(self, *, telling: bool = True) -> AbstractAsyncContextManager[None]:
+        """A block in which one call is made; entering it may take a while.
+
+        Args:
+            telling: False where success may mean that nobody was asked: it says nothing of the upstream then.
+        """
         ...
 
 
 class Open:
     """A gate that lets everybody through at once."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    def turn(self, *, telling: bool = True) -> AbstractAsyncContextManager[None]:
         """See Gate."""
         return contextlib.nullcontext()
 
 
 OPEN = Open()
+
+
+class _Probe:
+    """One call that finds out for all.
+
+    Attributes:
+        failed: it has had no answer; False as well where it was given up, or asked nobody.
+    """
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.failed = False
 
 
 class Circuit:
@@ -48,7 +64,7 @@ class Circuit:
         self.name = name
         self._slots = asyncio.Semaphore(limit)
         self._fault = ""
-        self._probe: asyncio.Event | None = None
+        self._probe: _Probe | None = None
 
     def __repr__(self) -> str:
         return f"Circuit({self.name}, {self.state})"
@@ -59,8 +75,8 @@ class Circuit:
         return "open" if self._fault else "closed"
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """One call's turn, in the order of asking.
+    async def turn(self, *, telling: bool = True) -> AsyncIterator[None]:
+        """One call's turn, in the order of asking; see Gate.
 
         Raises:
             Unavailable: another's probe has just failed; no call was made.
@@ -69,13 +85,16 @@ class Circuit:
             await self._admit(place)
             try:
                 yield
+            except NotLoggedIn:  # nobody was asked
+                raise
             except UpstreamError as error:
                 self._found(str(error) if error.unreachable else "")
                 raise
             except TimeoutError:
                 self._found(f"{self.name} did not answer in time")
                 raise
-            self._found("")
+            if telling:
+                self._found("")
 
     async def _admit(self, place: contextlib.AsyncExitStack) -> None:
         """Wait for a place, given back when `place` closes."""
@@ -84,9 +103,11 @@ class Circuit:
                 if self._probe is None:
                     self._begin_probe(place)
                     return
-                await self._probe.wait()
-                if self._fault:
+                probe = self._probe
+                await probe.over.wait()
+                if probe.failed:
                     raise Unavailable(self._fault, unreachable=True)
+                continue
             await self._slots.acquire()
             if not self._fault:
                 place.callback(self._slots.release)
@@ -94,10 +115,10 @@ class Circuit:
             self._slots.release()  # the upstream fell silent while we waited
 
     def _begin_probe(self, place: contextlib.AsyncExitStack) -> None:
-        probe = self._probe = asyncio.Event()
+        probe = self._probe = _Probe()
 
         def end() -> None:
-            probe.set()
+            probe.over.set()
             self._probe = None
 
         place.callback(end)
@@ -106,3 +127,5 @@ class Circuit:
         if bool(fault) != bool(self._fault):
             _log.warning(Event.CIRCUIT, upstream=self.name, state="open" if fault else "closed", error=fault or None)
         self._fault = fault
+        if self._probe is not None:
+            self._probe.failed = bool(fault)

@@ -155,8 +155,10 @@ class Retirement:
 
     async def _attempt(self, retired: Retired, deadline: float, within: float | None = None) -> UpstreamError | None:
         """Revoke once; the failure, or None. `within` bounds the wait for its turn too."""
+        # An upstream that names its leases itself is not even asked for an id that we had proposed: no news of it.
+        telling = retired.published or bool(retired.parent)
         try:
-            async with self._clock.timeout(within), self._gate.turn(), self._clock.timeout(deadline):
+            async with self._clock.timeout(within), self._gate.turn(telling=telling), self._clock.timeout(deadline):
                 await self._engine.revoke(retired.lease_id)
         except TimeoutError:
             return Unavailable(f"no answer within {deadline:.0f} s")

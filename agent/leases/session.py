@@ -41,6 +41,12 @@ def key_of(upstream: str) -> str:
     return f"session:{upstream}"
 
 
+def upstream_of(key: str) -> str:
+    """The upstream of a login that is so called; "" for a role."""
+    prefix, colon, upstream = key.partition(":")
+    return upstream if (prefix, colon) == ("session", ":") else ""
+
+
 class Proves(Protocol):
     """As much of an Identity as is asked here; see `agent.identity.proof.Identity`."""
 
@@ -165,14 +171,14 @@ class Session:
     # -- Gate: waited for by Renewers -------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """A turn at the upstream, once there is a login.
+    async def turn(self, *, telling: bool = True) -> AsyncIterator[None]:
+        """A turn at the upstream, once there is a login; see Gate.
 
         Raises:
             NotLoggedIn: there is none, and trying goes on.
         """
         await self._present()
-        async with self._gate.turn():
+        async with self._gate.turn(telling=telling):
             yield
 
     async def _present(self) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from agent.errors import Forbidden, Unavailable
+from agent.errors import Forbidden, NotLoggedIn, Unavailable
 from agent.leases.circuit import OPEN, Circuit
 from tests.fakes import FakeClock, FakeEngine, settle
 from tests.unit.leases.builders import ROLE, Rig
@@ -94,6 +94,45 @@ async def test_a_place_is_given_back_whatever_the_gate_has_found(clock: FakeCloc
 
     await through(circuit, engine.ping)
 
+    assert circuit.state == "closed"
+
+
+async def test_success_that_tells_nothing_leaves_the_gate_as_narrow_as_it_was(clock: FakeClock) -> None:
+    """Revoking what was only proposed asks no server that names its leases itself: it is no sign of life."""
+    engine = FakeEngine(clock, script=lambda op, n: GONE)
+    circuit = Circuit("db")
+    with pytest.raises(Unavailable):
+        await through(circuit, engine.ping)
+
+    async with circuit.turn(telling=False):
+        pass
+    with pytest.raises(NotLoggedIn):
+        async with circuit.turn():
+            raise NotLoggedIn("nobody was asked")
+
+    assert circuit.state == "open"
+
+
+async def test_whoever_waits_for_a_probe_that_tells_nothing_is_next_to_find_out(clock: FakeClock) -> None:
+    engine = FakeEngine(clock, script=lambda op, n: GONE)
+    circuit = Circuit("db")
+    with pytest.raises(Unavailable):
+        await through(circuit, engine.ping)
+    engine.script = lambda op, n: None
+
+    async def nothing() -> None:
+        async with circuit.turn(telling=False):
+            await clock.sleep(1)
+
+    first = asyncio.create_task(nothing())
+    await settle()
+    waiting = [asyncio.create_task(through(circuit, engine.ping)) for _ in range(3)]
+    await settle()
+    calls = engine.count("ping")
+    await clock.advance(1)
+    await asyncio.gather(first, *waiting)
+
+    assert calls == 1
     assert circuit.state == "closed"
 
 

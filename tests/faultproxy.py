@@ -11,7 +11,7 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -56,6 +56,7 @@ class Fault:
         lose: the upstream does what was asked, and then the connection is reset.
         half: the upstream does what was asked, and the connection ends in the middle of the answer's body.
         raw: sent in place of an answer, then the connection is closed.
+        stream: likewise, piece by piece, until it ends or the client has gone.
         status, body, headers: the answer in place of the upstream's; `body` may be a document, or bytes as they are.
     """
 
@@ -68,6 +69,7 @@ class Fault:
     lose: bool = False
     half: bool = False
     raw: bytes | None = None
+    stream: Callable[[], Iterable[bytes]] | None = None
     status: int | None = None
     body: object = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -183,8 +185,9 @@ class FaultProxy:
             self._hang(fault)
         if fault.hang or fault.reset:
             return _reset(connection)
-        if fault.raw is not None:
-            connection.sendall(fault.raw)
+        if (pieces := _pieces(fault)) is not None:
+            for piece in pieces:
+                connection.sendall(piece)
             return False
         if fault.status is not None:
             return _send(connection, _scripted(fault))
@@ -268,6 +271,11 @@ def _read(reader: Any) -> Seen | None:
     content = reader.read(int(headers.get("content-length", "0")))
     path = target.removeprefix("/v1/")
     return Seen(at=time.monotonic(), method=method, path=path, headers=headers, content=content)
+
+
+def _pieces(fault: Fault) -> Iterable[bytes] | None:
+    """What is sent in place of any answer; None where there is one."""
+    return fault.stream() if fault.stream is not None else None if fault.raw is None else (fault.raw,)
 
 
 def _scripted(fault: Fault) -> _Response:

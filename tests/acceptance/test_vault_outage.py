@@ -260,7 +260,7 @@ def test_an_outage_takes_nothing_away_before_its_time(
         reading(agent, upstreams[DATABASE].key, upstreams[LATE].key, every=EVERY) as only_reading,
     ):
         readers: dict[str, Reader] = {name: {**logging_in, **only_reading}[role_of(name)] for name in upstreams}
-        together(begin, *(lambda name=name: suffer(name) for name in hit))  # type: ignore[misc]
+        together(begin, *(lambda name=name: suffer(name) for name in hit))
         assert set(outages) == {*hit, LATE}
         recovered = eventually(
             lambda: all(readers[name].first_good(outage.ended) < math.inf for name, outage in outages.items()),

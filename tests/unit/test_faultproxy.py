@@ -182,3 +182,27 @@ def test_the_dead_refuse_and_the_living_answer_at_the_same_address(
 
     assert proxy.address == address
     assert ask(client)[0] == 200
+
+
+def test_a_stream_is_sent_piece_by_piece_until_the_client_has_gone(proxy: FaultProxy) -> None:
+    taken: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n"
+        for number in range(1 << 14):
+            yield b" " * (64 << 10)
+            taken.append(number)
+
+    proxy.fault("kv/", stream=pieces)
+    connection = http.client.HTTPConnection("127.0.0.1", int(proxy.address.rpartition(":")[2]), timeout=10)
+    connection.request("GET", "/v1/kv/a")
+    response = connection.getresponse()
+    first = response.read(1 << 20)
+    response.close()
+    connection.close()
+    time.sleep(0.2)
+    sent = len(taken)
+    time.sleep(0.2)
+
+    assert first == b" " * (1 << 20)
+    assert 16 <= sent == len(taken) < 1 << 14

@@ -5,11 +5,10 @@ that is cancelled ends at once even where the server is stopped. And libpq tells
 the server's text, in the server's language: where that is not understood, a second login has libpq trace the messages,
 which hold the code.
 
-psycopg is imported at first use, in a thread: it costs more than the rest of the agent's start.
+Of psycopg only that wrapper is imported, at first use and in a thread.
 """
 
 import asyncio
-import importlib
 import ipaddress
 import os
 import re
@@ -21,7 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.config.model import PostgreSQL, SslMode
+from agent.engines.libpq import login_code, parameters
+from agent.imports import import_below
 from agent.leases.lease import Secret
+from agent.offload import in_daemon_thread
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -92,10 +94,12 @@ class Failure:
     lacking: str = ""
 
 
-async def load(module: str) -> None:
-    """Import a module beside the event loop: that can mean reading a hundred files."""
-    if module not in sys.modules:
-        await asyncio.to_thread(importlib.import_module, module)
+_MODULES = ("psycopg.pq", "psycopg.errors", "psycopg.conninfo")
+
+
+def load() -> None:
+    """Import what `log_in` needs, as it does itself if nobody has; blocks."""
+    import_below("psycopg", *_MODULES)
 
 
 async def log_in(target: Target, username: Secret, password: Secret, timeout: float) -> Failure | None:
@@ -109,7 +113,8 @@ async def log_in(target: Target, username: Secret, password: Secret, timeout: fl
     """
     if not (_sendable(username.reveal()) and _sendable(password.reveal())):
         return Failure(reason="its user name or password is no text PostgreSQL can take", refused=True, final=True)
-    await load("agent.engines.postgres.login")
+    if not sys.modules.keys() >= set(_MODULES):
+        await in_daemon_thread(load)
     try:
         conninfo = await _conninfo(target, username, password)
     except (OSError, UnicodeError):  # UnicodeError: a label that is empty or too long
@@ -131,8 +136,6 @@ def _sendable(text: str) -> bool:
 async def _conninfo(target: Target, username: Secret, password: Secret) -> bytes:
     """Everything said explicitly, so that nothing of the environment or a home directory fills a gap."""
     from psycopg.conninfo import make_conninfo
-
-    from agent.engines.postgres.login import parameters
 
     server = PostgreSQL(
         host=target.host,
@@ -182,9 +185,10 @@ async def _once_traced(conninfo: bytes, probe: str | None, timeout: float) -> Fa
 
 async def _once(conninfo: bytes, probe: str | None, timeout: float, trace: int | None = None) -> Failure | None:
     """One connection from beginning to end; a Failure without reason means that the server's text says nothing."""
-    from psycopg import Error, pq
+    from psycopg.errors import Error
+    from psycopg.pq import PGconn
 
-    pgconn = pq.PGconn.connect_start(conninfo)
+    pgconn = PGconn.connect_start(conninfo)
     try:
         if trace is not None:
             pgconn.trace(trace)
@@ -223,8 +227,6 @@ async def _connected(pgconn: "PGconn") -> bool:
 
 
 def _login_failure(pgconn: "PGconn", trace: int | None) -> Failure:
-    from agent.engines.postgres.errors import login_code
-
     message = pgconn.get_error_message()
     code = login_code(message)
     if not _SQLSTATE.fullmatch(code) and ":  " in message:

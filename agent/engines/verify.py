@@ -5,16 +5,19 @@ out. Which answer means what stands in `agent.engines.login`; here is how often 
 """
 
 import asyncio
+import importlib
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import log
 from agent.clock import Clock
 from agent.config.model import Connection, PostgreSQL, Role
-from agent.engines.login import Failure, Target, load, log_in
+from agent.engines.login import Failure, Target, log_in
 from agent.errors import CredentialRefused
 from agent.leases.lease import Secret
 from agent.log import Event
+from agent.offload import in_daemon_thread
 
 _log = log.get(__name__)
 
@@ -115,13 +118,24 @@ class LoginVerifier:
         return not trial.failures
 
     async def _try_until(self, trial: _Trial, until: float) -> None:
-        await load("tenacity")
+        def left() -> float:
+            return until - self._clock.now()
+
+        async def attempt() -> bool:
+            first = not trial.failures
+            patience = self._attempt_timeout if first else min(self._attempt_timeout, left())
+            await self._round(trial, patience)
+            return any(not failure.final for failure in trial.failures.values())
+
+        first_outcome = [await attempt()]
+        if not first_outcome[0]:
+            return
+        # Most credentials are let in at once: only those that are not need the library.
+        if "tenacity" not in sys.modules:
+            await in_daemon_thread(lambda: importlib.import_module("tenacity"))
         from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
         growing = wait_random_exponential(multiplier=2 * _SHORTEST, max=_LONGEST, min=_SHORTEST)
-
-        def left() -> float:
-            return until - self._clock.now()
 
         def wait(state: RetryCallState) -> float:
             # The last delay is shortened, so that one more attempt fits in front of the end.
@@ -138,13 +152,10 @@ class LoginVerifier:
             retry_error_callback=lambda state: None,
         )
 
-        async def attempt() -> bool:
-            first = not trial.failures
-            patience = self._attempt_timeout if first else min(self._attempt_timeout, left())
-            await self._round(trial, patience)
-            return any(not failure.final for failure in trial.failures.values())
+        async def attempt_or_first() -> bool:
+            return first_outcome.pop() if first_outcome else await attempt()
 
-        await retrying(attempt)
+        await retrying(attempt_or_first)
 
     async def _round(self, trial: _Trial, patience: float) -> None:
         """Ask every target that has not let the credential in yet, all at once."""

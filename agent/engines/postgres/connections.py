@@ -17,8 +17,9 @@ from psycopg.rows import AsyncRowFactory, TupleRow, tuple_row
 
 from agent.clock import Clock
 from agent.config.model import PostgreSQL
+from agent.engines.libpq import parameters
 from agent.engines.postgres.errors import CommitFailed
-from agent.engines.postgres.login import login_error, parameters, read_password, refusal, unreachable_because
+from agent.engines.postgres.login import login_error, read_password, refusal, unreachable_because
 from agent.errors import Unavailable
 from agent.leases.lease import Secret
 

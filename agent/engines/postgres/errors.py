@@ -5,7 +5,6 @@ names an object). For the same reason the cause is cut off (`from None`): a trac
 """
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 import psycopg
@@ -132,37 +131,3 @@ def _told(exc: psycopg.Error, secrets: tuple[str, ...]) -> str:
         return "permission denied (42501)"
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return f"{plain[:160]} (42501)"
-
-
-# -- logging in
-# libpq gives no SQLSTATE for a refused login, only a text, in the server's language. What is not recognised counts as
-# an answer worth another try.
-
-_SERVER_SAYS = (
-    ("28P01", r"password authentication failed"),
-    ("28000", r"pg_hba\.conf|authentication failed for user|is not permitted to log in|role \".*\" does not exist"),
-    ("3D000", r"database \".*\" does not exist"),
-    ("42501", r"permission denied for database"),
-    ("53300", r"too many (clients|connections)|remaining connection slots"),
-    ("57P03", r"the database system is|not (yet )?accepting connections|in recovery mode"),
-    ("57P01", r"terminating connection due to"),
-)
-_LIBRARY_SAYS = (
-    ("auth-method", r"authentication method requirement|server did not complete authentication|channel binding"),
-    ("no-password", r"no password supplied|private key file|(?<!root )certificate file"),
-    (
-        "tls",
-        r"does not support SSL|certificate verify failed|root certificate|does not match host name|SSL error|sslmode",
-    ),
-    ("unreachable", r"refused|timeout expired|timed out|unreachable|resolve host|No such file|No route|reset by peer"),
-    ("unreachable", r"closed the connection unexpectedly|could not (send|receive)|socket closed|Permission denied|EOF"),
-)
-
-
-def login_code(text: str) -> str:
-    """What a failed login's text means: a SQLSTATE, a word of our own, or "" where the server said something else."""
-    server_spoke = re.search(r"failed: \S+:  ", text) is not None
-    for code, pattern in _SERVER_SAYS if server_spoke else _LIBRARY_SAYS:
-        if re.search(pattern, text):
-            return code
-    return "" if server_spoke else "unreachable"

@@ -1,10 +1,5 @@
-"""Logging in at the server: every connection parameter said explicitly, so that nothing ambient is used.
+"""Logging in at the server as the configuration says: with which password, and what a refusal means for us."""
 
-libpq fills what is not said from PG* variables, ~/.pgpass, ~/.postgresql and service files; each of them could send our
-login elsewhere or weaken it. A test compares this list with libpq's own.
-"""
-
-import math
 import os
 import re
 import stat
@@ -13,87 +8,12 @@ from pathlib import Path
 import psycopg
 
 from agent.config.model import PostgreSQL
-from agent.engines.postgres.errors import login_code
+from agent.engines.libpq import login_code, methods
 from agent.errors import Forbidden, NotFound, Sealed, Unavailable, UpstreamError
 from agent.leases.lease import Secret
 
 _MAX_PASSWORD_FILE = 4096
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
-# A path that cannot exist: libpq takes an empty one for its default in the home directory.
-_NOWHERE = "/dev/null/none"
-_TIMEOUTS = {
-    "statement_timeout": "10s",
-    "lock_timeout": "2s",
-    "idle_in_transaction_session_timeout": "20s",
-}
-_SETTINGS = {
-    "search_path": "pg_catalog",
-    "client_min_messages": "warning",
-    "standard_conforming_strings": "on",
-    "default_transaction_isolation": "read\\ committed",
-    "default_transaction_read_only": "off",
-    **_TIMEOUTS,
-}
-
-
-def parameters(config: PostgreSQL, *, dbname: str, password: Secret | None) -> dict[str, str]:
-    """Every libpq parameter that has an ambient default, as this configuration wants it."""
-    return {
-        "host": config.host,
-        "hostaddr": "",
-        "port": str(config.port),
-        "dbname": dbname,
-        "user": config.user,
-        "password": "" if password is None else password.reveal(),
-        "passfile": _NOWHERE,
-        "require_auth": _methods(config),
-        "channel_binding": "prefer",
-        **_tls(config),
-        "requirepeer": "",
-        "gssencmode": "disable",
-        "krbsrvname": "postgres",
-        "gsslib": "",
-        "gssdelegation": "0",
-        "min_protocol_version": "3.0",
-        "max_protocol_version": "3.0",
-        "application_name": "leasehold",
-        "client_encoding": "UTF8",
-        "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
-        "target_session_attrs": "read-write" if "," in config.host else "any",
-        "load_balance_hosts": "disable",
-        "connect_timeout": str(max(2, math.ceil(config.connect_timeout))),
-        "keepalives_idle": "30",
-        "keepalives_interval": "10",
-        "keepalives_count": "3",
-    }
-
-
-def _methods(config: PostgreSQL) -> str:
-    """How the server may ask us to prove who we are: never a password in clear or MD5, never `trust` over TCP."""
-    by_peer = config.host.startswith("/") and config.password_file is None
-    if by_peer or config.sslcert is not None:
-        return "scram-sha-256,none" if config.password_file is not None else "none"
-    return "scram-sha-256"
-
-
-def _tls(config: PostgreSQL) -> dict[str, str]:
-    rootcert = config.sslrootcert
-    if rootcert is None:
-        rootcert = "system" if config.sslmode == "verify-full" else _NOWHERE
-    return {
-        "sslmode": config.sslmode,
-        "sslnegotiation": "postgres",
-        "sslcompression": "0",
-        "sslcertmode": "disable" if config.sslcert is None else "allow",
-        "sslcert": config.sslcert or _NOWHERE,
-        "sslkey": config.sslkey or _NOWHERE,
-        "sslrootcert": rootcert,
-        "sslcrl": _NOWHERE,
-        "sslcrldir": "",
-        "sslsni": "1",
-        "ssl_min_protocol_version": "TLSv1.2",
-        "ssl_max_protocol_version": "",
-    }
 
 
 def read_password(path: str) -> Secret:
@@ -182,7 +102,7 @@ def _lasting(config: PostgreSQL, dbname: str, cause: str) -> dict[str, str]:
         "28P01": f"refuses the password of {user}: correct {proof}",
         "28000": f"does not let {user} in: see pg_hba.conf, LOGIN and {proof}{cause and ': '}{cause}",
         "42501": f"does not let {user} into database {dbname}: GRANT CONNECT",
-        "auth-method": f"asks for another kind of login than {_methods(config)}: see its pg_hba.conf",
+        "auth-method": f"asks for another kind of login than {methods(config)}: see its pg_hba.conf",
         "no-password": f"wants a proof from {user}: set password_file, or sslcert and sslkey",
         "tls": f"and we found no common TLS at sslmode {config.sslmode}: {tls}",
     }

@@ -17,6 +17,7 @@ from agent.engines.vault.sockets import Bounds
 from agent.engines.vault.tls import Contexts
 from agent.engines.vault.workers import Workers
 from agent.errors import ConfigError, NoIdentity, NotFound, Unavailable
+from agent.imports import import_below
 from agent.leases.lease import Secret
 from agent.leases.schedule import CALL_DEADLINE
 from agent.log import Event
@@ -60,7 +61,8 @@ class HttpWire:
         return f"HttpWire({self._name}, {self._addresses!r}, {self._workers!r})"
 
     def _asker(self) -> "Asker":
-        from agent.engines.vault.asking import Asker  # hvac and requests take 65 ms to load: in a thread, at first use
+        import_below("hvac", "hvac.adapters")  # not its Client, and not a class for every engine there is
+        from agent.engines.vault.asking import Asker  # hvac and requests take 50 ms to load: in a thread, at first use
 
         return Asker(self._name, self._server, self._addresses, self._contexts, self._clock.wall)
 
@@ -106,6 +108,16 @@ class HttpWire:
             raise outcome.error
         assert outcome.answer is not None  # noqa: S101 - it is one or the other
         return outcome.answer
+
+    @property
+    def address(self) -> str:
+        """Which server answers now: "https://HOST:PORT" of the one that answered last, or is to be tried first."""
+        return self._addresses.serving.label
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that could, the configuration's."""
+        return tuple(sorted(each.label for each in self._addresses.in_turn()))
 
     async def close(self) -> None:
         """End the threads; what is still under way is waited for no longer than a second."""

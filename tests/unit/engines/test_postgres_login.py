@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from agent.config.model import PostgreSQL
-from agent.engines.postgres.errors import login_code
-from agent.engines.postgres.login import login_error, parameters, read_password, refusal, unreachable_because
+from agent.engines.libpq import login_code, parameters
+from agent.engines.postgres.login import login_error, read_password, refusal, unreachable_because
 from agent.errors import Forbidden, NotFound, Sealed, Unavailable
 from agent.leases.lease import Secret
 

@@ -50,6 +50,12 @@ UNENDED = _m("leases_unended", _G, "Expired leases, of any agent, that the newes
 STRANGERS = _m("strangers", _G, "Members of the marker group without a live row in the journal.", "upstream")
 JOURNAL = _m("journal_leases", _G, "Leases of any agent, as the newest sweep found them.", "upstream", "role", "state")
 CERTIFICATE = _m("certificate_expiry_timestamp_seconds", _G, "When it ends, Unix time.", "upstream", "certificate")
+SERVING = _m("upstream_serving", _G, "Whether this of the upstream's addresses answered last.", "upstream", "address")
+# -- logins at Vault and OpenBao --------------------------------------------------------------------------------------
+LOGIN_PHASE = _m("login_phase", _G, "Whether our login at the upstream is in this phase.", "upstream", "phase")
+LOGIN_FAILURES = _m("login_failures", _G, "Failed attempts in a row; 0 while all is well.", "upstream")
+LOGIN_REMAINING = _m("login_remaining_seconds", _G, "Seconds until our login ends, and its leases.", "upstream")
+LOGIN_OVERLAP = _m("login_overlap_seconds", _G, "The next login is to be there this long before it ends.", "upstream")
 # -- files ------------------------------------------------------------------------------------------------------------
 RENDERS = _m("renders_total", _C, "Files rendered and, where they changed, written.", "path", "outcome")
 FILE_FAILED = _m("file_failed", _G, "Whether the file could not be rendered, written or removed.", "path")

@@ -14,7 +14,7 @@ from agent.clock import Clock
 from agent.config.model import Method, Role, Vault
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
-from agent.leases.lease import Secret
+from agent.leases.lease import Lease, Secret
 from agent.leases.observed import Call, Observed
 from agent.leases.record import Recorder, RoleRecord
 from agent.leases.renewer import Renewer
@@ -23,7 +23,7 @@ from agent.leases.session import Follower, Session, key_of
 
 if TYPE_CHECKING:
     from agent.engines.vault import VaultEngine, VaultLogin, VaultSource
-    from agent.engines.vault.answers import Wire
+    from agent.engines.vault.wire import HttpWire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,13 @@ class Cluster:
     """One cluster.
 
     Attributes:
+        method: how the login is made.
         circuit: every call waits there for its turn; those of roles wait for the login before.
         followers: the roles whose leases hang on the login; filled by whoever makes them.
     """
 
-    wire: "Wire"
+    method: Method
+    wire: "HttpWire"
     login: "VaultLogin"
     session: Session
     circuit: Circuit
@@ -63,6 +65,7 @@ class Surroundings:
     recorder: Recorder | None
     tell: Callable[[Call], None]
     on_failed: Callable[[str, str], None]
+    on_expired: Callable[[str, Lease], None]
 
 
 def build(
@@ -96,6 +99,7 @@ def build(
     session.keep_by(_renewer(session, login, circuit, left=left, around=around))
     _remember(login, left)
     return Cluster(
+        method=method,
         wire=wire,
         login=login,
         session=session,
@@ -123,6 +127,7 @@ def _renewer(
         adopted=left,
         splay=random.SystemRandom().uniform(0.0, around.splay),
         on_failed=around.on_failed,
+        on_expired=around.on_expired,
         on_gone=session.gone,
     )
 

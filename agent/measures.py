@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from agent import __version__, catalogue, errors
+from agent import __version__, catalogue, errors, standing
 from agent.api.health import Probes
 from agent.certificates import Certificates
 from agent.clock import Clock
@@ -17,9 +17,10 @@ from agent.config.model import Config, Role
 from agent.leases.cache import LeaseCache, Phase
 from agent.leases.held import Held
 from agent.leases.observed import INCONCLUSIVE, NO_ANSWER, OK, Call, Operation
+from agent.leases.session import key_of
 from agent.meters import Family, Histogram, Metric, Peak, Tally
 from agent.parts import Parts
-from agent.translate import certificates_of, policy_of
+from agent.translate import certificates_of, logins_of, policy_of
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: from a local database's answer to the longest call there is."""
@@ -58,6 +59,8 @@ class CallMeter:
             operation: [(name, role.upstream) for name, role in config.role.items() if _made(role, operation)]
             for operation in Operation
         }
+        for operation in (Operation.ISSUE, Operation.RENEW, Operation.REVOKE):
+            roles[operation] += [(key_of(name), name) for name in logins_of(config)]
         self._kinds = _kinds()
         self._counts = {
             operation: Tally(metric, known=((*role, outcome) for role in roles[operation] for outcome in outcomes))
@@ -149,7 +152,8 @@ class Measures:
         failing = (Phase.STALE, Phase.FAILING)
         files = self._parts.file_states()
         return (
-            any(circuit.state == "open" for circuit in self._parts.circuits.values())
+            standing.failing(self._parts.clusters)
+            or any(circuit.state == "open" for circuit in self._parts.circuits.values())
             or any(self._cache.status(role).phase in failing for role in self._cache.roles)
             or any(file.state == "failed" for file in files)
         )
@@ -171,7 +175,7 @@ class Measures:
     def stuck(self) -> float:
         """Seconds by which the slowest Renewer is late for its own next step."""
         now = self._clock.now()
-        return max((renewer.overdue(now) for renewer in self._parts.renewers.values()), default=0.0)
+        return max((renewer.overdue(now) for renewer in self._parts.keepers.values()), default=0.0)
 
     def families(self, probes: Probes) -> Iterator[Family]:
         """Everything."""
@@ -194,8 +198,8 @@ class Measures:
             ((role, phase.value), status.phase is phase) for role, status in statuses.items() for phase in Phase
         )
         yield catalogue.FAILURES.of(((role,), status.failures) for role, status in statuses.items())
-        renewers = self._parts.renewers
-        yield catalogue.OVERDUE.of(((role,), renewer.overdue(now)) for role, renewer in renewers.items())
+        keepers = self._parts.keepers
+        yield catalogue.OVERDUE.of(((role,), renewer.overdue(now)) for role, renewer in keepers.items())
         counts = {role: cache.counts(role) for role in cache.roles}
         yield catalogue.EXPIRED.of(((role,), count.expired) for role, count in counts.items())
         yield catalogue.REPLACEMENTS.of(((role,), max(0, count.published - 1)) for role, count in counts.items())
@@ -216,13 +220,14 @@ class Measures:
 
     def _held(self) -> Iterator[Family]:
         now = self._clock.now()
-        held = {role: renewer.held() for role, renewer in self._parts.renewers.items()}
+        held = {role: renewer.held() for role, renewer in self._parts.keepers.items()}
         states = {role: Counter(each.state for each in leases) for role, leases in held.items()}
         yield catalogue.LEASES.of(((role, state), count[state]) for role, count in states.items() for state in _STATES)
         yield catalogue.UNREVOKED.of(((role,), _unrevoked(leases, now)) for role, leases in held.items())
 
     def _upstreams(self) -> Iterator[Family]:
         circuits = self._parts.circuits
+        yield from standing.families(self._parts.clusters, self._clock.now())
         yield catalogue.CIRCUIT_OPEN.of(((name,), circuit.state == "open") for name, circuit in circuits.items())
         yield catalogue.CERTIFICATE.of(self._certificates.ends.items())
         sweeps = {name: sweeper.sweeps for name, sweeper in self._parts.sweepers.items()}
@@ -244,8 +249,10 @@ class Measures:
 
     def upstreams(self) -> list[dict[str, Any]]:
         """How each upstream is doing, for JSON."""
+        now, clusters = self._clock.now(), self._parts.clusters
         return [
             {"name": name, "circuit": circuit.state, "healthy": circuit.state == "closed"}
+            | (standing.login_of(clusters[name], now) if name in clusters else {})
             for name, circuit in self._parts.circuits.items()
         ]
 

@@ -29,7 +29,7 @@ from agent.log import Event
 from agent.offload import in_daemon_thread
 from agent.state import StateDir, boot_id
 from agent.sweeper import Sweeper
-from agent.translate import policy_of
+from agent.translate import logins_of, policy_of
 
 if TYPE_CHECKING:
     from agent.engines.postgres import PostgresEngine, Row
@@ -54,6 +54,11 @@ class Parts:
     state: StateDir | None = None
     incarnation: int = 0
 
+    @property
+    def keepers(self) -> dict[str, Renewer | Poller]:
+        """Who keeps each role, and each login of ours."""
+        return self.renewers | {each.session.key: each.session.renewer for each in self.clusters.values()}
+
     def expired(self, lease_ids: frozenset[str]) -> None:
         """An upstream says that these leases have ended."""
         for renewer in self.renewers.values():
@@ -72,8 +77,8 @@ class Parts:
 
     def recheck(self) -> None:
         """Have everyone look at the clock: the machine was suspended."""
-        for renewer in (*self.renewers.values(), *(each.session.renewer for each in self.clusters.values())):
-            renewer.recheck()
+        for keeper in self.keepers.values():
+            keeper.recheck()
 
     def file_states(self) -> "list[FileState]":
         """How each file is doing, tokens' included."""
@@ -204,11 +209,8 @@ class Builder:
 
     def _build_clusters(self, parts: Parts, left: Mapping[str, RoleRecord]) -> None:
         config = self.config
-        sinks = {sink.upstream for sink in config.auto_auth.sink}
-        for name, server in config.vault.items():
-            roles = {n: r for n, r in config.role.items() if r.upstream == name}
-            if not roles and name not in sinks:
-                continue
+        for name in logins_of(config):
+            server, roles = config.vault[name], {n: r for n, r in config.role.items() if r.upstream == name}
             around = Surroundings(
                 clock=self.clock,
                 min_ttl=self.min_ttl,
@@ -216,6 +218,7 @@ class Builder:
                 recorder=parts.state,
                 tell=self.tell,
                 on_failed=lambda role, error: None,
+                on_expired=self.on_expired,
             )
             method = method_of(config, name)
             cluster = build_cluster(name, server, method, roles, left=left.get(key_of(name)), around=around)

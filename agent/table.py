@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_FOOTNOTE = "* our login's end, which comes before the lease's own: each renewal of the login moves it on"
 _COLUMNS = ("ROLE", "STATE", "LEFT", "NEXT", "IN", "DRAINING", "VERIFIED", "GENERATION")
 
 
@@ -29,7 +30,7 @@ def _row(name: str, role: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,
         role["state"] if role["state"] != "none" else role["phase"],
-        seconds(role["remaining"]),
+        seconds(role["remaining"]) + ("*" if role.get("ends_with_login") else ""),
         "retry" if retrying else (role["next_step"] or "-"),
         seconds(role["retry_in"] if retrying else role["next_in"]),
         str(role["draining"]),
@@ -45,6 +46,8 @@ def health(report: Mapping[str, Any]) -> list[str]:
     lines = [f"leasehold {report['version']}: {', '.join(answers + missing)}", ""]
     if report["roles"]:
         lines += columns([_COLUMNS, *(_row(name, role) for name, role in report["roles"].items())])
+        if any(role.get("ends_with_login") for role in report["roles"].values()):
+            lines.append(_FOOTNOTE)
     else:
         lines.append("no role that this uid may read")
     for name, role in report["roles"].items():
@@ -52,7 +55,25 @@ def health(report: Mapping[str, Any]) -> list[str]:
             lines.append(f"{name}: {role['error']} ({role['failures']} failed in a row)")
     lines += [f"{file['path']}: {file['state']}{_why(file)}" for file in report["files"]]
     lines += [f"{up['name']}: does not answer" for up in report["upstreams"] if up["circuit"] == "open"]
+    lines += [f"{up['name']}: {_login(up)}" for up in report["upstreams"] if "login" in up]
     return lines
+
+
+def _login(upstream: Mapping[str, Any]) -> str:
+    """One upstream's login in a line: how long it lasts and what comes next, or why there is none."""
+    login = upstream["login"]
+    how = login["method"] + (f" at {login['mount']}" if login["mount"] else "")
+    left = login["expires_in"]
+    if left is not None:
+        said = f"logged in by {how} at {upstream['address']}, {seconds(left)} left"
+    else:
+        said = f"{'logging in' if login['phase'] == 'starting' else 'not logged in'} by {how} at {upstream['address']}"
+    if login["error"]:
+        retry = f"; next try in {seconds(login['retry_in'])}" if login["retry_in"] is not None else ""
+        return f"{said}: {login['error']} ({login['failures']} failed in a row{retry})"
+    if login["next_step"] and login["next_in"] is not None:
+        said += f", {login['next_step']} in {seconds(login['next_in'])}"
+    return said + (f", {login['draining']} older draining" if login["draining"] else "")
 
 
 def _why(file: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from agent.config.model import Role
 from agent.leases.cache import Snapshot
 from agent.leases.lease import Lease
 from agent.leases.observed import OK, Call, Operation
+from agent.leases.session import upstream_of
 from agent.logfile import LogFile
 
 if TYPE_CHECKING:  # psycopg is imported only after the socket listens
@@ -96,14 +97,14 @@ class Trail:
             self._asked.pop(call.lease_id, None)
 
     def expired(self, role: str, lease: Lease) -> None:
-        """A lease came to its end while it was served."""
+        """A lease, or a login, came to its end while it was served."""
         user = lease.data.get("username")
         self._audit.note(
             Entry(
                 at=self._clock.wall(),
                 what=What.EXPIRE,
                 role=role,
-                upstream=self._upstreams[role],
+                upstream=self._upstreams.get(role) or upstream_of(role),
                 owner=self._owner,
                 incarnation=self._incarnation(),
                 lease_id=lease.id,

@@ -28,6 +28,12 @@ def certificates_of(config: Config) -> dict[tuple[str, str], str]:
     return {name: path for name, path in found.items() if path not in (None, "system")}
 
 
+def logins_of(config: Config) -> list[str]:
+    """The Vaults at which the agent logs in: those that a role or a token sink asks for."""
+    used = {role.upstream for role in config.role.values()} | {sink.upstream for sink in config.auto_auth.sink}
+    return [name for name in config.vault if name in used]
+
+
 def access_of(role: Role, own_uid: int) -> RoleAccess:
     """Who may read and rotate the role, and what its answers add."""
     place = role.connection

@@ -13,7 +13,7 @@ from agent.api.access import AllowList, Peer, RoleAccess
 from agent.api.fastpath import rfc3339
 from agent.api.wire import Response, plain
 from agent.clock import Clock
-from agent.leases.cache import LeaseCache
+from agent.leases.cache import LeaseCache, Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,7 @@ class Health:
         served = {
             "state": "none" if snapshot is None else "stale" if snapshot.stale else "fresh",
             "remaining": None if snapshot is None else math.floor(snapshot.remaining(now)),
+            "ends_with_login": snapshot is not None and _by_login(snapshot),
             "expires_at": None if snapshot is None else rfc3339(snapshot.expires_wall),
             "generation": None if snapshot is None else snapshot.generation,
             "verified": None if snapshot is None else snapshot.verified,
@@ -104,9 +105,9 @@ class Health:
             "required": role in self._required,
             "lazy": self._roles[role].lazy,
             "failures": status.failures,
-            "retry_in": _seconds_to(status.retry_at, now),
+            "retry_in": seconds_to(status.retry_at, now),
             "next_step": status.next_step or None,
-            "next_in": _seconds_to(status.next_at, now),
+            "next_in": seconds_to(status.next_at, now),
             "draining": status.draining,
             "error": status.error or None,
         }
@@ -130,7 +131,12 @@ def _probe(name: str, holds: bool) -> Response:
     return plain(200 if holds else 503, {name: holds})
 
 
-def _seconds_to(instant: float, now: float) -> float | None:
+def _by_login(snapshot: Snapshot) -> bool:
+    """Whether it is our login's end that is told, which moves on whenever the login is renewed."""
+    return snapshot.lease.parent_until <= snapshot.lease.own_end - 1.0
+
+
+def seconds_to(instant: float, now: float) -> float | None:
     """Seconds until `instant`, None where there is none ahead."""
     ahead = instant - now
     return round(ahead, 3) if 0 < ahead < math.inf else None

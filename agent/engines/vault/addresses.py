@@ -102,6 +102,12 @@ class Addresses:
     def __repr__(self) -> str:
         return f"Addresses({', '.join(address.label for address in self.in_turn())})"
 
+    @property
+    def serving(self) -> Address:
+        """The one that answered last; before any has, the configuration's first."""
+        with self._lock:
+            return self._serving
+
     def in_turn(self) -> tuple[Address, ...]:
         """All of them, the one to try first first."""
         with self._lock:

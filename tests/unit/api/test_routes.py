@@ -251,6 +251,7 @@ async def test_health_tells_an_operator_everything_but_secrets(world: World) -> 
         "phase": "stale",
         "state": "stale",
         "remaining": 60,
+        "ends_with_login": False,
         "expires_at": "2027-01-15T08:01:00Z",
         "generation": snapshot.generation,
         "verified": True,

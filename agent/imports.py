@@ -2,7 +2,7 @@
 
 A pod's agent needs one module of hvac and a few of psycopg; their packages load 60 and 40 more, for 80 ms and 6 MiB.
 Nothing depends on this but time and memory: whoever imports the package itself, before or after, gets it whole, with
-the same modules in it.
+the same modules (`from hvac import adapters`; an attribute that only an import sets is not set twice).
 """
 
 import importlib

@@ -119,16 +119,6 @@ class HttpWire:
         """All that could, the configuration's."""
         return tuple(sorted(each.label for each in self._addresses.in_turn()))
 
-    @property
-    def address(self) -> str:
-        """Which server answers now: "https://HOST:PORT" of the one that answered last, or is to be tried first."""
-        return self._addresses.serving.label
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """All that could, the configuration's."""
-        return tuple(sorted(each.label for each in self._addresses.in_turn()))
-
     async def close(self) -> None:
         """End the threads; what is still under way is waited for no longer than a second."""
         await self._workers.close(self._clock)

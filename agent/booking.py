@@ -21,11 +21,21 @@ from agent.managing import confirmed, named
 
 RunLoop = Callable[[Coroutine[Any, Any, int]], int]
 
+# A Vault keeps its own account of leases, and ends them with or without agents. What to do there instead:
+_AT_VAULT = {
+    "sweep": "nothing is left to sweep: the server ends leases by itself, agent or no agent",
+    "leases": "the server tells who has sudo there: `bao list sys/leases/lookup/PATH`; what an agent holds: "
+    "`leasehold leases` without --everyone",
+    "revoke": "the server does it for who has sudo there: `bao lease revoke -prefix PATH`; what an agent holds: "
+    "`leasehold revoke` without --everyone",
+    "audit": "the server's own audit log tells; what an agent did, and who read: the file of [audit]",
+}
+
 
 def sweep(arguments: argparse.Namespace, run_loop: RunLoop) -> int:
     """End what has expired; exit code 6 where something could not be ended."""
     timeout = duration("--timeout", arguments.timeout)
-    config = _config(arguments)
+    config = _config(arguments, "sweep")
     if arguments.dry_run:
         return run_loop(_due(config, as_json=arguments.json))
 
@@ -63,7 +73,7 @@ async def _due(config: Config, *, as_json: bool) -> int:
 
 def leases(arguments: argparse.Namespace, run_loop: RunLoop) -> int:
     """The leases of every holder, by the journals."""
-    config = _config(arguments)
+    config = _config(arguments, "leases", arguments.upstream or "")
     if arguments.upstream and arguments.upstream not in config.postgresql:
         raise ConfigError([f"--upstream {arguments.upstream}: the file has {', '.join(config.postgresql) or 'none'}"])
     search = Search(prefix=arguments.role or "", state="unrevoked")
@@ -95,7 +105,7 @@ def _unheard(found: ledger.Found) -> int:
 def revoke(arguments: argparse.Namespace, run_loop: RunLoop) -> int:
     """End leases of every holder; exit code 6 where some could not be."""
     named(arguments)
-    config = _config(arguments)
+    config = _config(arguments, "revoke")
     search = Search(prefix=arguments.prefix or "", lease_id=arguments.lease or "", state="unrevoked")
     return run_loop(end(config, SystemClock(), search, yes=arguments.yes))
 
@@ -148,7 +158,7 @@ async def _end(config: Config, clock: Clock, found: ledger.Found) -> list[Outcom
 
 def audit(arguments: argparse.Namespace, run_loop: RunLoop) -> int:
     """What happened to leases, by the journals, oldest first."""
-    config = _config(arguments)
+    config = _config(arguments, "audit")
     since = duration("--since", arguments.since) if arguments.since else None
     search = Search(
         prefix=arguments.role or "", username=arguments.user or "", lease_id=arguments.lease or "", since=since
@@ -188,8 +198,20 @@ def _plain(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def _config(arguments: argparse.Namespace) -> Config:
+def _config(arguments: argparse.Namespace, command: str, upstream: str = "") -> Config:
+    """The configuration; for each Vault in it that is meant, what to do there instead is said.
+
+    Raises:
+        ConfigError: none but those is meant, so the command can do nothing. To sweep nothing is no mistake.
+    """
     config = load_file(Path(arguments.config), environ=dict(os.environ))
+    vaults = [name for name in config.vault if upstream in ("", name)]
+    told = [f"{name}: has no journal: {_AT_VAULT[command]}" for name in vaults]
+    if told and command != "sweep" and (upstream or not config.postgresql):
+        raise ConfigError(told)
+    if command != "sweep" or not config.postgresql:  # a cron job that sweeps the others has nothing to report
+        for line in told:
+            say(line)
     harden.harden()
     harden.drop_ambient(os.environ)
     log.configure(level="error", json=False, stream=sys.stderr)

@@ -59,6 +59,9 @@ def _outcome(argv: Sequence[str] | None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from agent import garbage
+
+    garbage.spare_start()
     from agent import running
 
     work = running.once if arguments.command == "once" else running.run

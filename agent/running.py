@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from agent import codes, harden, log
+from agent import codes, garbage, harden, log
 from agent.app import App, Ended
 from agent.clock import Clock, SystemClock, wait_for
 from agent.codes import duration, say
@@ -40,9 +39,8 @@ def run(arguments: argparse.Namespace, *, handle_signals: HandleSignals, run_loo
     async def serve() -> int:
         stop, hurry = asyncio.Event(), asyncio.Event()
         handle_signals(stop, hurry)
-        # What start-up made lives for ever: the collector need not look at it again at every read.
         app = App(config, clock=SystemClock(), notifier=notifier)
-        ended = await app.run(stop, hurry=hurry, on_started=gc.freeze)
+        ended = await app.run(stop, hurry=hurry, on_started=garbage.settle)
         return codes.FAILED if ended.crashed else codes.LEFT_BEHIND if ended.left else codes.OK
 
     return _told(run_loop, serve(), as_json)

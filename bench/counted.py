@@ -4,13 +4,12 @@ SIGUSR1 makes it print their number on a line of standard output. Nothing else d
 """
 
 import asyncio
-import gc
 import os
 import signal
 import sys
 from pathlib import Path
 
-from agent import harden, log
+from agent import garbage, harden, log
 from agent.app import App
 from agent.cli import handle_signals, run_loop
 from agent.clock import SystemClock
@@ -26,7 +25,7 @@ async def _serve(path: Path) -> int:
     handle_signals(stop, hurry)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _say_tasks)
     app = App(load_file(path, environ=dict(os.environ)), clock=SystemClock())
-    ended = await app.run(stop, hurry=hurry, on_started=gc.freeze)
+    ended = await app.run(stop, hurry=hurry, on_started=garbage.settle)
     return 1 if ended.crashed or ended.left else 0
 
 

@@ -176,8 +176,7 @@ class Builder:
         path, allow_disk = Path(agent.state_dir), agent.state_allow_disk
 
         def take_over() -> tuple[StateDir, int, dict[str, RoleRecord]]:
-            upstreams = {name: role.upstream for name, role in self.config.role.items()}
-            upstreams |= {key_of(name): name for name in self.config.vault}
+            upstreams = _places(self.config)
             state = StateDir(path, holder=self.holder, boot=boot_id(), allow_disk=allow_disk, upstreams=upstreams)
             incarnation = state.open(least)
             state.forget_others(upstreams)
@@ -311,3 +310,15 @@ class Builder:
         )
         await files.prepare()
         parts.files = files
+
+
+def _places(config: Config) -> dict[str, str]:
+    """Where the leases of each role are good, and each of our logins: a restart takes over nothing from elsewhere.
+
+    A login that one server gave is a secret that no other may be sent, though it has the same name here now.
+    """
+    where = {
+        name: " ".join(filter(None, (name, server.address, server.namespace))) for name, server in config.vault.items()
+    }
+    roles = {name: where.get(role.upstream, role.upstream) for name, role in config.role.items()}
+    return roles | {key_of(name): place for name, place in where.items()}

@@ -61,6 +61,7 @@ def test_a_client_certificate_logs_in_through_a_proxy_and_may_be_replaced(
     setup.undo()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_server_certificate_of_another_ca_is_trusted_as_soon_as_the_file_says_so(
     own_vault_place: StartPlace,

@@ -190,7 +190,9 @@ class Load:
         return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * share))] * 1e6
 
 
-def load(path: Path, connections: int, *, seconds: float = ROUND_SECONDS, reads: int = sys.maxsize) -> Load:
+def load(
+    path: Path, connections: int, *, seconds: float = ROUND_SECONDS, reads: int = sys.maxsize, request: bytes = REQUEST
+) -> Load:
     """Read for `seconds`, or `reads` times, over so many connections with one request outstanding on each."""
     clock = time.perf_counter
     latencies: list[float] = []
@@ -200,7 +202,7 @@ def load(path: Path, connections: int, *, seconds: float = ROUND_SECONDS, reads:
         for _ in range(connections):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.connect(str(path))
-            sock.sendall(REQUEST)
+            sock.sendall(request)
             sent[sock.fileno()] = clock()
             selector.register(sock, selectors.EVENT_READ, sock)
         begun = clock()
@@ -213,7 +215,7 @@ def load(path: Path, connections: int, *, seconds: float = ROUND_SECONDS, reads:
                 now = clock()
                 latencies.append(now - sent[key.fd])
                 sent[key.fd] = now
-                sock.sendall(REQUEST)
+                sock.sendall(request)
         took = clock() - begun
     return Load(rate=len(latencies) / took, latencies=sorted(latencies))
 

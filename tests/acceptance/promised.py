@@ -23,12 +23,17 @@ def unix(instant: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One lease as the agent lists it; only what is published has its user's name there."""
+    """One lease as the agent lists it; only what is published has its user's name there.
+
+    Attributes:
+        remaining: seconds; below 0 where it has ended and is still to be revoked.
+    """
 
     lease_id: str
     role: str
     state: str
     username: str
+    remaining: float = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,7 @@ class Watch:
     def _listed(self, client: Client) -> frozenset[Row]:
         answer = client.ask("/v1/sys/leases")
         assert answer.status == 200, answer
-        keys = ("lease_id", "role", "state")
+        keys = ("lease_id", "role", "state", "remaining")
         found = [
             Row(username=row.get("username", ""), **{key: row[key] for key in keys})
             for row in answer.body["data"]["leases"]
@@ -162,6 +167,15 @@ class Watch:
             for look in self.looks
             for row in look.before & look.after
             if row.username and row.username not in look.users
+        ]
+
+    def overdue(self, slack: float = 5.0) -> list[str]:
+        """Leases that were not revoked `slack` seconds after their end."""
+        return [
+            f"{look.at:.3f} {row.role} {row.state} {row.remaining}"
+            for look in self.looks
+            for row in look.after
+            if row.remaining < -slack
         ]
 
     def states(self) -> set[str]:

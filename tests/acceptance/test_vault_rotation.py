@@ -60,7 +60,7 @@ SHORT = Scale(
     ttl=6,
     max_ttl=12,
     token_ttl=8,
-    token_max_ttl=20,
+    token_max_ttl=17,  # the first login has ended before the scene does
     pace=Pace(life=1, transaction=0.4),
     lasts=20.0,
     users=3,
@@ -170,6 +170,7 @@ def check_users(watch: Watch) -> None:
     """Promise 2: outside drain windows one user per role, and nobody whom the agent does not know."""
     assert watch.states() <= {"published", "draining"}
     assert watch.strays() == []
+    assert watch.overdue() == []
     assert watch.missing() == []
     assert watch.crowded() == []
     assert watch.quiet_share > 0.25

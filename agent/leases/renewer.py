@@ -256,11 +256,11 @@ class Renewer:
         proposed = str(uuid.uuid4())
         await self._memory.keep(*tenure.left, proposed=proposed)
         reach(Failpoint.ISSUE_PROPOSED)
-        began = self._clock.now()
+        began, asked = self._clock.now(), False
         deadline = self._policy.deadline_for(tenure.current)
         try:
             async with self._gate.turn():
-                began = self._clock.now()
+                began, asked = self._clock.now(), True
                 grant = await self._calls.issue(proposed, deadline)
         except UpstreamError as error:
             if error.outcome_unknown:
@@ -269,7 +269,8 @@ class Renewer:
             return
         except BaseException:
             # Cancelled, or a bug of ours: what may have been minted is revoked at the end all the same.
-            tenure.retirement.doom(proposed, began + deadline)
+            if asked:
+                tenure.retirement.doom(proposed, began + deadline)
             raise
         reach(Failpoint.ISSUE_ANSWERED)
         await self._bring_in(grant, began, step.publish_by)

@@ -18,6 +18,7 @@ from agent.errors import (
 )
 from agent.failpoints import Failpoint, armed
 from agent.leases.cache import LeaseCache, Phase
+from agent.leases.circuit import Circuit
 from agent.leases.lease import Grant
 from agent.leases.schedule import Policy
 from tests.fakes import FakeClock, FakeEngine, settle
@@ -618,6 +619,22 @@ async def test_close_names_what_it_could_not_revoke_and_keeps_its_deadline(clock
     assert "ends by itself in 55 s" in line
     lease_ids = list(rig.engine.ends)
     assert not any(id_ in line for id_ in lease_ids)
+
+
+async def test_a_stop_while_waiting_for_a_turn_leaves_nothing_since_nobody_was_asked(clock: FakeClock) -> None:
+    """A login that never came: there is no lease to revoke, and none to be named."""
+    circuit = Circuit("db", limit=1)
+    rig = Rig(clock, FakeEngine(clock, ttl=60), gate=circuit)
+
+    async with circuit.turn():
+        async with running(rig):
+            await clock.advance(1)
+        closing = asyncio.create_task(rig.renewer.close(5.0))
+        await settle()
+
+        assert closing.done()
+        assert closing.result() == []
+    assert rig.engine.count("issue") == 0
 
 
 async def test_close_tries_again_while_there_is_time(clock: FakeClock) -> None:

@@ -311,9 +311,9 @@ class App:
             await self._health_server.stop(0.0)
         for hook in list(self._hooks):
             hook.cancel()
-        await self._within(
-            self._left(), asyncio.gather(self._parts.close(), *self._hooks, return_exceptions=True), "", []
-        )
+        # Upstreams that answer late may take their time, as far as the trail is left some to be written.
+        closing = asyncio.gather(self._parts.close(), *self._hooks, return_exceptions=True)
+        await self._within(self._left() * 0.9, closing, "", [])
         await self._management.close(min(2.0, self._left()))
         if self._parts.state is not None:
             self._parts.state.close()

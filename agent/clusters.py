@@ -18,12 +18,16 @@ from agent.leases.lease import Lease, Secret
 from agent.leases.observed import Call, Observed
 from agent.leases.record import Recorder, RoleRecord
 from agent.leases.renewer import Renewer
-from agent.leases.schedule import Policy
+from agent.leases.schedule import CALL_DEADLINE, Policy
 from agent.leases.session import Follower, Session, key_of
 
 if TYPE_CHECKING:
     from agent.engines.vault import VaultEngine, VaultLogin, VaultSource
     from agent.engines.vault.wire import HttpWire
+
+
+_LATEST = 2 * CALL_DEADLINE
+"""Seconds after which no answer comes any more, and none is being seen to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,8 @@ class Cluster:
             return await self.login.wrap(token, ttl)
 
     async def close(self) -> None:
-        """End the threads."""
-        await self.wire.close()
+        """End the threads; a login that is answered only now is ended first. Whoever calls sets the deadline."""
+        await self.wire.close(linger=_LATEST)
 
 
 @dataclass(frozen=True, kw_only=True)

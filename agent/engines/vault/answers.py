@@ -96,6 +96,10 @@ class Wire(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """End the threads; what is still under way is waited for no longer than a moment."""
+    async def close(self, *, linger: float = 1.0) -> None:
+        """End the threads.
+
+        Args:
+            linger: seconds to wait at most for answers that come late, and for what is done about them.
+        """
         ...

@@ -119,9 +119,9 @@ class HttpWire:
         """All that could, the configuration's."""
         return tuple(sorted(each.label for each in self._addresses.in_turn()))
 
-    async def close(self) -> None:
-        """End the threads; what is still under way is waited for no longer than a second."""
-        await self._workers.close(self._clock)
+    async def close(self, *, linger: float = 1.0) -> None:
+        """End the threads; see Wire."""
+        await self._workers.close(self._clock, linger=linger)
 
     async def _outcome(self, errand: Errand, asked: Asked) -> Outcome:
         began = dial.now()

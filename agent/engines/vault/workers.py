@@ -18,6 +18,7 @@ IDLE = 30.0
 """Seconds without work after which a thread ends, and closes its connections: no server has closed them by then."""
 
 _MOMENT = 1.0
+"""Seconds for what was cut to end."""
 
 
 class Closable(Protocol):
@@ -177,8 +178,12 @@ class Workers(Generic[Tool]):
                     return None
         return thread.inbox.get()  # it was put there at the last moment
 
-    async def close(self, clock: Clock) -> None:
-        """Take no more work, refuse what waits, cut short what runs for nobody's sake, and wait a moment."""
+    async def close(self, clock: Clock, *, linger: float = _MOMENT) -> None:
+        """Take no more work, refuse what waits, cut short what runs, and wait for its end.
+
+        Args:
+            linger: seconds to wait at most. Work that was deserted is not cut: it may have an answer to see to.
+        """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -201,4 +206,4 @@ class Workers(Generic[Tool]):
             if not work.deserted:
                 work.cut()
         if not gone:
-            await wait_for(clock, ended, _MOMENT)
+            await wait_for(clock, ended, linger)

@@ -94,7 +94,7 @@ class FakeWire:
             raise reply
         return reply
 
-    async def close(self) -> None:
+    async def close(self, *, linger: float = 1.0) -> None:
         """See Wire."""
         self.closed = True
 

@@ -111,3 +111,22 @@ async def test_closing_refuses_what_waits_cuts_what_runs_and_leaves_what_was_des
     assert [job.was_cut for job in running] == [False, True, True, True]
     assert settled(workers, "0 busy, 0 idle")
     assert all(job.tool is not None and job.tool.closed.is_set() for job in running)
+
+
+async def test_closing_waits_as_long_as_told_for_what_was_deserted_and_no_longer():
+    workers, go = Workers("w", Tool), threading.Event()
+    late, never = Job(go), Job(forever := threading.Event())
+    late.deserted = True
+    workers.submit(late)
+    threading.Timer(1.3, go.set).start()
+
+    await workers.close(SystemClock(), linger=15.0)
+    seen_to = late.done.is_set()
+    others = Workers("v", Tool)
+    never.deserted = True
+    others.submit(never)
+    await others.close(SystemClock(), linger=0.05)
+
+    assert seen_to
+    assert not never.done.is_set()
+    forever.set()

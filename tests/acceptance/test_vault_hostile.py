@@ -382,7 +382,7 @@ def check_little_was_taken(field_: Field, agent: Agent) -> None:
 @pytest.mark.parametrize(
     ("lasting", "ttl"),
     [
-        pytest.param(3.5, 60.0, marks=pytest.mark.timeout(120), id="short"),
+        pytest.param(2.5, 60.0, marks=pytest.mark.timeout(120), id="short"),
         pytest.param(75.0, 300.0, marks=[pytest.mark.long, pytest.mark.timeout(400)], id="75s"),
     ],
 )

@@ -78,9 +78,6 @@ class Upstream:
         connection = place_of(self.database)
         self.role = {"upstream": f"vault.{self.name}", "path": made.creds(), "connection": connection, **role}
 
-    def users(self) -> set[str]:
-        return users_of(self.database)
-
 
 def configuration(place: Path, upstreams: Mapping[str, Upstream], **agent: Any) -> dict[str, Any]:
     return {
@@ -130,6 +127,10 @@ class Estate:
 
     def on(self, name: str, database: Database, **how: Any) -> Upstream:
         return self._make(name, self.shared, database=database, **how)
+
+    def users(self) -> set[str]:
+        """Of all servers, in the database that they share."""
+        return users_of(self.database)
 
     def _make(self, name: str, place: VaultPlace, *, address: str = "", **how: Any) -> Upstream:
         how = {"database": self.database, **how}
@@ -299,28 +300,35 @@ def test_an_outage_takes_nothing_away_before_its_time(
 
     # The neighbour.
     well = readers[WELL].answers
-    assert {(answer.status, answer.body["state"]) for answer in well} == {(200, "fresh")}
+    assert {answer.status for answer in well} == {200}
+    assert agent.role(role_of(WELL))["phase"] == "fresh"
     check_truth(well, margin)
     # Promise 7: at most ten failed calls in any 60 s; here all of them, unless it lasts longer.
     minutes = 1 + (time.time() - min(outage.began for outage in outages.values())) // 60
     failed = [line["role"] for line in agent.log if line["event"] in ("renew-failed", "issue-failed")]
     assert {role: failed.count(role) for role in failed if failed.count(role) > 7 * minutes} == {}
     assert agent.stop() == 0
-    assert {name: one.users() for name, one in upstreams.items()} == {name: set() for name in upstreams}
+    assert (estate.users(), users_of(behind)) == (set(), set())
 
 
 @pytest.mark.slow
 def test_a_stop_while_servers_are_away_keeps_its_deadline_and_names_what_is_left(
     run_agent: RunAgent, estate: Estate, issuer: Issuer, place: Path
 ) -> None:
-    """Promise 8: SIGTERM with one server killed and one hanging; exit code 6, in time, without secrets, files gone."""
+    """Promise 8: SIGTERM with one server killed and one hanging; exit code 6, in time, without secrets, files gone.
+
+    At the one that hangs a lease is just being issued: nothing is left of it once the server goes on.
+    """
     upstreams = {one.name: one for one in (estate.killed(), estate.hanging(), estate.on(WELL, estate.database))}
     for one in upstreams.values():
-        one.prepare(issuer, ttl=60, token_ttl=120)
+        short = one.name == HANGING
+        one.prepare(issuer, ttl=6 if short else 60, token_ttl=20 if short else 120)
     agent = run_agent(configuration(place, upstreams, stop_timeout="4s")).wait_ready()
     held = {name: agent.read(one.key) for name, one in upstreams.items()}
     upstreams[KILLED].away()
     upstreams[HANGING].away()
+    assert agent.ask(f"/v1/{role_of(HANGING)}/rotate", method="POST").status == 202
+    time.sleep(0.3)
 
     began = time.monotonic()
     code = agent.stop()
@@ -341,8 +349,7 @@ def test_a_stop_while_servers_are_away_keeps_its_deadline_and_names_what_is_left
     # What was named is what is there.
     upstreams[HANGING].back()
     upstreams[KILLED].back()
-    assert held[WELL].username not in upstreams[WELL].users()
-    assert held[KILLED].username in upstreams[KILLED].users()
+    assert eventually(lambda: estate.users() == {held[KILLED].username}, within=40.0)
 
 
 @pytest.mark.slow
@@ -355,12 +362,12 @@ def test_a_login_that_may_not_revoke_leases_ends_itself_and_them(
     self_only = {"auth/token/revoke-self": ("update",), "auth/token/lookup-self": ("read",)}
     one.setup.write_policy(one.policy, {one.role["path"]: ("read",), "sys/leases/renew": ("update",), **self_only})
     agent = run_agent(configuration(place, {WELL: one})).wait_ready()
-    assert one.users() == {agent.read(one.key).username}
+    assert estate.users() == {agent.read(one.key).username}
 
     code = agent.stop()
 
     assert code == 0, agent.stderr
-    assert one.users() == set()
+    assert estate.users() == set()
     assert agent.logged("left-behind") == []
 
 
@@ -389,29 +396,7 @@ def test_a_stop_during_a_call_that_hangs_leaves_nothing_once_it_is_answered(
     code = agent.stop()
     took = time.monotonic() - began
 
-    assert code in (0, 6)
-    assert took < 12.0
-    assert eventually(lambda: one.users() == set()), (agent.log, proxy.requests)
+    assert code == 0, agent.logged("left-behind")
+    assert took < 6.0, "it waited for the answer, not for its deadline"
+    assert eventually(lambda: estate.users() == set()), (agent.log, proxy.requests)
     assert eventually(lambda: proxy.count("auth/token/revoke-self") == 1), "the login is ended, late as it came"
-
-
-@pytest.mark.slow
-def test_a_stop_during_an_issue_at_a_paused_server_leaves_nothing_once_it_goes_on(
-    run_agent: RunAgent, estate: Estate, issuer: Issuer, place: Path
-) -> None:
-    """The server stands still while the agent asks for a lease and is stopped; then it goes on with what has come."""
-    one = estate.hanging()
-    one.prepare(issuer, ttl=6, token_ttl=20)
-    agent = run_agent(configuration(place, {HANGING: one}, stop_timeout="3s")).wait_ready()
-    held = agent.read(one.key)
-    one.away()
-    assert agent.ask(f"/v1/{one.key}/rotate", method="POST").status == 202
-    time.sleep(0.5)
-
-    code = agent.stop()
-    one.back()
-
-    assert code == 6
-    assert any(role_of(HANGING) in line["left"] for line in agent.logged("left-behind"))
-    assert held.username
-    assert eventually(lambda: one.users() == set(), within=40.0)

@@ -140,6 +140,35 @@ def test_a_revoked_login_leads_to_one_other_and_every_role_is_back(vault_scene: 
     assert scene.users() == set()
 
 
+def test_a_token_that_has_ended_is_named_and_the_next_one_logs_in_at_once(
+    vault_scene: VaultScene, issuer: Issuer
+) -> None:
+    """R004-021: the kubelet was late. What has ended is not sent; its swap of links ends the wait."""
+    scene = vault_scene
+    scene.leases(ttl=3600, max_ttl=14400)
+    way = jwt_way(scene, issuer, token_ttl="600s")
+    token = way.token
+    assert token is not None
+    token.put(issuer.service_account_token("default", "app", audience=["vault"], ttl=-600))
+
+    agent = scene.agent(scene.document(way)).wait_listening()
+
+    assert eventually(lambda: str(token.path) in (agent.role(ROLE)["error"] or "")), agent.role(ROLE)
+    assert "ended" in agent.role(ROLE)["error"]
+    assert agent.probe("readyz") == 503
+    assert scene.proxy.count() == 0
+    delay = agent.logged("issue-failed")[0]["retry_in"]
+    rotated = time.monotonic()
+    token.rotate()
+    assert eventually(lambda: works(agent, scene.database, ROLE))
+    assert time.monotonic() - rotated < max(4.0, delay), "it has waited for its own next attempt"
+    assert agent.probe("readyz") == 200
+    assert logins(scene, way) == 1
+    assert agent.stop() == 0
+    assert scene.users() == set()
+
+
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_rotated_token_file_ends_the_wait_at_once(vault_scene: VaultScene, issuer: Issuer) -> None:
     """R004-021: the kubelet's swap of links is noticed; until then the report names the file and what is wrong."""

@@ -2,6 +2,7 @@
 
 from agent.engines.postgres.rights import Diagnosis, Finding, Inspection, Level
 from agent.engines.postgres.rights.diagnosis import GroupRight, LeaseUser
+from agent.examine import Note
 from agent.reports import document, lines
 from agent.trial import Tried
 
@@ -92,3 +93,27 @@ def test_the_document_is_ok_where_the_exit_code_is() -> None:
     assert document("f", [], [inspection(FINDING)])["ok"] is False
     assert document("f", [], [Tried(role="r", took=0.1, failed="mint")])["ok"] is False
     assert document("f", [], [Diagnosis(upstream="p", place="x", error="away")])["ok"] is False
+
+
+def test_a_vault_s_remedy_is_a_policy_and_no_sql() -> None:
+    line = 'path "a" { capabilities = ["read"] }'
+    finding = Finding(level=Level.MISSING, subject="path a", text="the login may not read it", remedy=(line,))
+
+    told = lines(Inspection(upstream="vault.eu", place="https://v", user="jwt", reached=True, findings=(finding,)))
+
+    assert told[2].strip() == line
+
+
+def test_what_could_go_better_stands_below_a_role_that_went_well() -> None:
+    tried = Tried(role="r", took=0.01, verified=True, done=("read it", ""), notes=("its login is short",))
+
+    assert lines(tried) == ["r: read it, logged in with it, in 10 ms", "  warning   its login is short"]
+
+
+def test_a_note_is_no_failure_and_stands_in_the_document() -> None:
+    note = Note(upstream="vault", text="vault: cannot be listed")
+
+    whole = document("f", [], [note])
+
+    assert lines(note) == ["vault: cannot be listed"]
+    assert (whole["ok"], whole["notes"]) == (True, [{"upstream": "vault", "text": "vault: cannot be listed"}])

@@ -62,5 +62,50 @@ def test_a_failing_role_says_why_and_when_it_is_tried_again() -> None:
     assert "database/creds/app: refused (3 failed in a row)" in lines
 
 
+LOGIN: dict[str, Any] = {
+    "method": "jwt",
+    "mount": "auth/jwt-eu",
+    "phase": "fresh",
+    "expires_in": 45,
+    "failures": 0,
+    "retry_in": None,
+    "next_step": "renew",
+    "next_in": 20.5,
+    "draining": 0,
+    "error": None,
+}
+
+
+def login_line(circuit: str = "closed", **login: Any) -> str:
+    upstream = {"name": "vault", "circuit": circuit, "address": "https://v:8200", "login": {**LOGIN, **login}}
+    return table.health({**report(), "upstreams": [upstream]})[-1]
+
+
+def test_a_login_is_one_line_with_what_comes_next() -> None:
+    assert login_line() == "vault: logged in by jwt at auth/jwt-eu at https://v:8200, 45 s left, renew in 20 s"
+    assert login_line(draining=2).endswith(", 2 older draining")
+    assert login_line(method="token_file", mount=None).startswith("vault: logged in by token_file at https://v:8200")
+
+
+def test_a_login_that_is_missing_or_fails_says_why_and_when_it_is_tried_again() -> None:
+    failing: dict[str, Any] = {"error": "no file", "failures": 3, "retry_in": 8.0}
+
+    assert login_line(phase="failing", expires_in=None, **failing) == (
+        "vault: not logged in by jwt at auth/jwt-eu at https://v:8200: no file (3 failed in a row; next try in 8 s)"
+    )
+    assert login_line(phase="stale", **failing).startswith(
+        "vault: logged in by jwt at auth/jwt-eu at https://v:8200, 45"
+    )
+    assert login_line(phase="starting", expires_in=None, next_in=None).startswith("vault: logging in by jwt")
+
+
+def test_an_end_that_is_the_logins_is_marked_and_explained_once() -> None:
+    marked, plain = table.health(report(ends_with_login=True)), table.health(report(ends_with_login=False))
+
+    assert " s*  renew" in marked[3]
+    assert marked[4].startswith("* our login's end")
+    assert not any("*" in line for line in plain)
+
+
 def test_a_reader_without_roles_is_told_so() -> None:
     assert "no role that this uid may read" in table.health({**report(), "roles": {}})

@@ -257,6 +257,17 @@ async def test_a_login_is_told_like_a_lease_and_has_no_statements(scene: Scene) 
     assert "statements" not in line
 
 
+async def test_the_end_of_a_login_is_told_with_its_upstream_and_without_its_token(scene: Scene) -> None:
+    grant = Grant(id="accessor", data={"token": Secret("token-canary")}, ttl=60.0, renewable=True)
+    login = Lease(first=grant, last=grant, issued_at=1000.0, granted_at=1000.0, jitter=0.0)
+
+    scene.trail.expired("session:vault.eu", login)
+
+    (line,) = await scene.told()
+    assert (line["what"], line["role"], line["upstream"]) == ("expire", "session:vault.eu", "vault.eu")
+    assert "token-canary" not in json.dumps(line)
+
+
 async def test_looks_at_what_nobody_leases_are_not_told(scene: Scene) -> None:
     scene.trail.called(call(Operation.LOOK))
 

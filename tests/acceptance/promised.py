@@ -13,6 +13,10 @@ from tests.acceptance.harness import Agent, Client, Credential, credential
 from tests.acceptance.vaulted import VaultScene
 from tests.vault_place import Refused
 
+TAKEN_BACK = 1.0
+"""By less than this (seconds) a renewal near the max TTL brings an end forward at the server, which counts whole
+seconds there: an end that was told before is told on."""
+
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 
@@ -43,6 +47,7 @@ class Said:
     Attributes:
         end: Unix time; None where it changed between the looks before and after the read.
         known: seconds since that end was first seen: a renewal's answer takes a moment to reach the agent.
+        most: the latest end that the server has ever told of the lease.
     """
 
     role: str
@@ -51,6 +56,7 @@ class Said:
     answered: float
     end: float | None
     known: float
+    most: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,7 @@ class Watch:
     _names: dict[str, str] = field(default_factory=dict)
     _tokens: dict[str, str] = field(default_factory=dict)
     _ends: dict[tuple[str, float], float] = field(default_factory=dict)
+    _most: dict[str, float] = field(default_factory=dict)
     _done: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -195,7 +202,10 @@ class Watch:
         same = held.lease_id == lease_id and first is not None and first == self._end(lease_id)
         end = first if same else None
         known = 0.0 if end is None else answer.asked - self._ends.setdefault((lease_id, end), answer.asked)
-        self.said.append(Said(role=role, held=held, asked=answer.asked, answered=answer.answered, end=end, known=known))
+        most = self._most[lease_id] = max(self._most.get(lease_id, 0.0), end or 0.0)
+        self.said.append(
+            Said(role=role, held=held, asked=answer.asked, answered=answer.answered, end=end, known=known, most=most)
+        )
 
     def _end(self, lease_id: str) -> float | None:
         """The server's: of the lease, or of the login that it was made with, whichever is sooner; None once gone."""
@@ -215,7 +225,9 @@ class Watch:
             duration = said.held.lease_duration
             promised = max(said.asked + duration, said.held.expires_at)
             least = min(said.answered + duration, said.held.expires_at) + 1.0  # both are rounded down
-            if promised > said.end + 0.01 or (said.known >= 1.0 and least < said.end - slack):
+            if promised > min(said.most, said.end + TAKEN_BACK) + 0.01 or (
+                said.known >= 1.0 and least < said.end - slack
+            ):
                 left = said.end - said.answered
                 found.append(f"{said.asked:.3f} {said.role}: {duration} told, {left:.2f} true: {said.held}")
         return found

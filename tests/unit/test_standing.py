@@ -12,6 +12,7 @@ from agent.clusters import Surroundings, build
 from agent.config.model import AutoAuth, Config, Method, MethodConfig, Role, Vault
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
 from agent.leases.lease import Secret
+from agent.leases.record import RoleRecord
 from agent.measures import Measures
 from agent.parts import Parts
 from tests.fakes import FakeClock
@@ -28,7 +29,7 @@ PROBES = Probes(
 class Scene:
     """One cluster that nobody has asked anything, and what is told of it."""
 
-    def __init__(self, clock: FakeClock, method: Method = METHOD) -> None:
+    def __init__(self, clock: FakeClock, method: Method = METHOD, left: RoleRecord | None = None) -> None:
         roles = {ROLE: Role(upstream="vault", path=ROLE)}
         around = Surroundings(
             clock=clock,
@@ -37,10 +38,11 @@ class Scene:
             recorder=None,
             tell=lambda call: None,
             on_failed=lambda role, error: None,
-            on_expired=lambda role, gone: None,
+            on_expired=lambda role, gone: self.expired.append(role),
         )
         self.clock = clock
-        self.cluster = build("vault", SERVER, method, roles, left=None, around=around)
+        self.expired: list[str] = []
+        self.cluster = build("vault", SERVER, method, roles, left=left, around=around)
         parts = Parts(clusters={"vault": self.cluster}, circuits={"vault": self.cluster.circuit})
         config = Config(auto_auth=AutoAuth(method=method), vault={"vault": SERVER, "vault.unused": SERVER}, role=roles)
         self.measures = Measures(config, cache=LeaseCache(roles), parts=parts, clock=clock)
@@ -135,3 +137,12 @@ def test_a_token_from_a_file_has_no_mount(clock: FakeClock) -> None:
     method = Method(type="token_file", config=MethodConfig(token_file_path="/token"))
 
     assert Scene(clock, method).told["login"]["mount"] is None
+
+
+async def test_a_login_that_came_to_its_end_is_told_like_a_lease(clock: FakeClock) -> None:
+    """The audit log hears of it; here it ended while no agent was there."""
+    scene = Scene(clock, left=RoleRecord(current=lease(ttl=60, at=clock.now() - 61)))
+
+    await scene.cluster.session.renewer.close(1.0)
+
+    assert scene.expired == [KEY]

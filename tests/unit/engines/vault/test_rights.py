@@ -39,6 +39,16 @@ def test_what_the_server_does_not_tell_is_no_right_and_no_excess() -> None:
     assert list(too_much(wanted, {})) == []
 
 
+@pytest.mark.parametrize(
+    ("may", "policies"), [({}, ("root",)), ({"database/creds/a": ("root",)}, ()), ({"x": ("root",)}, ("root",))]
+)
+def test_root_is_told_once_however_it_is_known(may: dict[str, tuple[str, ...]], policies: tuple[str, ...]) -> None:
+    """A token that may not look at itself, or at what it may do, tells one of the two."""
+    (found,) = too_much(needs(ROLES, renewable=True, ours=True), may, policies)
+
+    assert (found.level, "root" in found.text) == (Level.TOO_MUCH, True)
+
+
 def test_create_beside_update_is_no_excess_where_a_role_writes() -> None:
     """PKI's own documentation gives both."""
     wanted = needs({"b": ROLES["b"]}, renewable=False, ours=False)

@@ -331,6 +331,24 @@ async def test_roles_without_a_login_leave_the_telling_to_the_session_and_still_
     assert {line["role"] for line in lines if line["event"] == Event.ROLE_FAILED} == {scene.session.key, *ROLES}
 
 
+async def test_what_cannot_be_revoked_for_lack_of_a_login_is_told_by_the_session_alone() -> None:
+    failing = [False]
+
+    def script(operation: str, n: int) -> Exception | float | None:
+        return NoIdentity("/var/run/token: no such file") if failing[0] and operation == "issue" else None
+
+    with structlog.testing.capture_logs() as lines:
+        async with Scene(login_script=script).running() as scene:
+            await scene.clock.advance(30)
+            failing[0] = True
+            scene.login.revoked[scene.login.live[0]] = scene.clock.now()
+            await scene.clock.advance(120)
+
+    waiting = [line for line in lines if line["event"] == Event.REVOKE_FAILED and line["role"] in ROLES]
+    assert waiting, "the dead leases are still to be revoked"
+    assert {line["log_level"] for line in waiting} == {"debug"}
+
+
 async def test_a_changed_proof_renews_a_login_that_is_bound_to_it() -> None:
     async with Scene(binding=True).running() as scene:
         scene.identity.touched.set()

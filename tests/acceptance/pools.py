@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -155,6 +156,8 @@ class BouncerPool:
             "pool_mode": "transaction",
             "default_pool_size": size,
             "server_lifetime": pace.life,
+            "server_login_retry": 1,
+            "query_wait_timeout": 5,  # what fails is to fail, not to wait two minutes for a server
             "server_tls_sslmode": "disable",
             "ignore_startup_parameters": "extra_float_digits",
         }
@@ -194,12 +197,15 @@ class BouncerPool:
         seen = self._look()
         while not self._ended.wait(_LOOK):
             found = self._look()
-            if found != seen:
+            if found not in (None, seen):
                 seen = found
-                self._process.send_signal(1)  # SIGHUP: read the files again
+                self._process.send_signal(signal.SIGHUP)
 
-    def _look(self) -> tuple[int, int]:
-        state = self._file.stat()
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            state = self._file.stat()
+        except FileNotFoundError:  # the agent has stopped
+            return None
         return state.st_ino, state.st_mtime_ns
 
     def close(self) -> None:
@@ -287,6 +293,6 @@ class Crowd:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        for thread in self._threads:
-            thread.join()
-        self._stack.close()
+        with self._stack:
+            for thread in self._threads:
+                thread.join()

@@ -288,8 +288,8 @@ def test_an_outage_takes_nothing_away_before_its_time(
     # Health says why, soon after it began.
     words = {
         KILLED: "cannot be reached|connection was cut",
-        HANGING: "no answer within",
-        DATABASE: "could not extend the lease|it failed \\(500\\)|no answer within",
+        HANGING: "no answer within|did not answer in time",
+        DATABASE: "could not extend the lease|it failed \\(500\\)|no answer within|did not answer in time",
         LATE: "not logged in: .*connection is refused",
     }
     for name, outage in outages.items():

@@ -9,12 +9,11 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent import __version__, log
 from agent.api.access import AllowList
 from agent.api.health import Probes
-from agent.api.healthport import HealthServer
 from agent.api.metrics import Metrics
 from agent.api.server import Server
 from agent.clock import Clock, Dials, wait_for
@@ -32,6 +31,9 @@ from agent.notify import Notifier
 from agent.parts import Builder, Parts
 from agent.tasks import leaves, unless
 from agent.translate import access_of
+
+if TYPE_CHECKING:
+    from agent.api.healthport import HealthServer
 
 _log = log.get(__name__)
 T = TypeVar("T")
@@ -210,6 +212,8 @@ class App:
     async def _listen(self) -> None:
         health = self._config.listener.health
         if health is not None:
+            from agent.api.healthport import HealthServer
+
             self._health_server = HealthServer(health, probes=self._probes, metrics=self._metrics, clock=self._clock)
             await self._health_server.start()
         unix = self._config.listener.unix

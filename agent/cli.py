@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from agent import garbage
 
     garbage.spare_start()
+    garbage.one_heap()
     from agent import running
 
     work = running.once if arguments.command == "once" else running.run

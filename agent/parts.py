@@ -1,6 +1,7 @@
 """The parts between configuration and service: engines, logins, Renewers, sweepers, files. Made once, by `agent.app`.
 
-Heavy libraries (psycopg, Jinja) are imported only here, after the socket listens.
+Heavy libraries (psycopg, Jinja), and what only some configurations need, are imported only here, after the socket
+listens.
 """
 
 import asyncio
@@ -21,14 +22,12 @@ from agent.leases.engine import Engine, Verify
 from agent.leases.lease import Lease
 from agent.leases.logins import UNTIED
 from agent.leases.observed import Call, Observed, ObservedSource, ObservedVerify
-from agent.leases.poller import Poller
 from agent.leases.record import RoleRecord
 from agent.leases.renewer import Renewer
 from agent.leases.session import key_of
 from agent.log import Event
 from agent.offload import in_daemon_thread
 from agent.state import StateDir, boot_id
-from agent.sweeper import Sweeper
 from agent.translate import logins_of, policy_of
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from agent.files.files import Files
     from agent.files.keeper import FileState
     from agent.files.tokens import TokenSinks
+    from agent.leases.poller import Poller
+    from agent.sweeper import Sweeper
 
 _log = log.get(__name__)
 
@@ -47,15 +48,15 @@ class Parts:
     journals: "dict[str, PostgresEngine]" = field(default_factory=dict)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     circuits: dict[str, Circuit] = field(default_factory=dict)
-    renewers: dict[str, Renewer | Poller] = field(default_factory=dict)
-    sweepers: dict[str, Sweeper] = field(default_factory=dict)
+    renewers: "dict[str, Renewer | Poller]" = field(default_factory=dict)
+    sweepers: "dict[str, Sweeper]" = field(default_factory=dict)
     files: "Files | None" = None
     tokens: "TokenSinks | None" = None
     state: StateDir | None = None
     incarnation: int = 0
 
     @property
-    def keepers(self) -> dict[str, Renewer | Poller]:
+    def keepers(self) -> "dict[str, Renewer | Poller]":
         """Who keeps each role, and each login of ours."""
         return self.renewers | {each.session.key: each.session.renewer for each in self.clusters.values()}
 
@@ -189,6 +190,7 @@ class Builder:
         if not self.config.postgresql:
             return
         from agent.engines import postgres
+        from agent.sweeper import Sweeper
 
         for name, server in self.config.postgresql.items():
             roles = {n: r for n, r in self.config.role.items() if r.upstream == name}
@@ -255,7 +257,9 @@ class Builder:
             on_expired=self.on_expired,
         )
 
-    def _poller(self, name: str, cluster: Cluster) -> Poller:
+    def _poller(self, name: str, cluster: Cluster) -> "Poller":
+        from agent.leases.poller import Poller
+
         role = self.config.role[name]
         source = ObservedSource(cluster.source, role=name, upstream=role.upstream, clock=self.clock, tell=self.tell)
         return Poller(

@@ -1,7 +1,10 @@
 """The collector's settings, in processes of their own."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 
 def run(*lines: str) -> str:
@@ -36,3 +39,29 @@ def test_a_run_is_spared_before_it_imports_anything_large() -> None:
     )
 
     assert said.split() == ["2", "True", "True"]
+
+
+@pytest.mark.skipif(not os.confstr("CS_GNU_LIBC_VERSION"), reason="only glibc has heaps by thread")
+def test_threads_share_one_heap() -> None:
+    """glibc's own report names each heap; a thread that has allocated has one of its own otherwise."""
+    heaps = (
+        "import ctypes, os, sys, tempfile, threading",
+        "libc = ctypes.CDLL(None)",
+        "libc.fopen.restype = ctypes.c_void_p",
+        "def fill(): libc.free(ctypes.c_void_p(allocate(100)))",
+        "allocate = libc.malloc",
+        "allocate.restype = ctypes.c_void_p",
+        "for _ in range(3):",
+        "    thread = threading.Thread(target=fill)",
+        "    thread.start()",
+        "    thread.join()",
+        "path = tempfile.mktemp()",
+        "stream = ctypes.c_void_p(libc.fopen(path.encode(), b'w'))",
+        "libc.malloc_info(0, stream)",
+        "libc.fclose(stream)",
+        "print(open(path).read().count('<heap '))",
+        "os.unlink(path)",
+    )
+
+    assert int(run(*heaps)) > 1
+    assert run("from agent.garbage import one_heap", "one_heap()", *heaps) == "1"

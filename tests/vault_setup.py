@@ -18,10 +18,12 @@ from tests.vault_place import Refused, Reply, VaultPlace
 
 CREATION = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE \"%s\""
 REVOCATION = (
-    'ALTER ROLE "{{name}}" NOLOGIN',
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    'DROP ROLE IF EXISTS "{{name}}"',
+    "DO $$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{{name}}') THEN "
+    'ALTER ROLE "{{name}}" NOLOGIN; '
+    "PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'; "
+    'DROP ROLE "{{name}}"; END IF; END $$',
 )
+"""A user that is gone already is no failure: the server would try again for ever, and keep the lease."""
 TOKEN_PATHS = {
     "auth/token/lookup-self": ("read",),
     "auth/token/renew-self": ("update",),

@@ -129,6 +129,23 @@ def test_what_an_app_leaves_belongs_to_the_group(estate: Estate) -> None:
     assert estate.database.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", lease.data["username"]) == []
 
 
+def test_a_user_that_somebody_dropped_is_no_obstacle_to_its_revocation(estate: Estate) -> None:
+    """Neither to its own lease's nor to the next one's below the same prefix."""
+    token = estate.token()
+    first, second, third = (estate.server.ask("GET", CREDS, token=token) for _ in range(3))
+    for gone in (first, second):
+        estate.database.execute(f'DROP ROLE "{gone.data["username"]}"')
+
+    revoked = {"lease_id": first.body["lease_id"], "sync": True}
+    assert estate.server.ask("POST", "sys/leases/revoke", revoked, token=token).status == 204
+    estate.server.admin("POST", f"sys/leases/revoke-prefix/{CREDS}", {"sync": True})
+
+    for lease in (first, second, third):
+        asked = {"lease_id": lease.body["lease_id"]}
+        assert estate.server.ask("POST", "sys/leases/lookup", asked, token=estate.server.root).status == 400
+    assert estate.database.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", third.data["username"]) == []
+
+
 def test_a_pod_may_do_nothing_else(estate: Estate) -> None:
     """R004-042: not another role, not another's lease, no look around."""
     token = estate.token()

@@ -107,12 +107,19 @@ def test_the_connection_is_a_template_and_names_no_password() -> None:
 
 
 def test_a_user_ends_with_its_sessions_before_it_is_dropped() -> None:
-    statements = _json("app-readonly.role.json")["revocation_statements"]
-    order = [
-        next(n for n, each in enumerate(statements) if word in each) for word in ("NOLOGIN", "terminate", "DROP ROLE")
-    ]
+    (statement,) = _json("app-readonly.role.json")["revocation_statements"]
+    order = [statement.index(word) for word in ("NOLOGIN", "terminate", "DROP ROLE")]
 
     assert order == sorted(order)
+
+
+def test_the_lease_of_a_user_that_is_gone_can_be_revoked() -> None:
+    """Without the guard the server would try for ever, and never reach the next lease below a prefix."""
+    (statement,) = _json("app-readonly.role.json")["revocation_statements"]
+
+    assert statement.startswith(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{{name}}') THEN"
+    )
 
 
 def test_the_login_does_not_cut_leases_short() -> None:

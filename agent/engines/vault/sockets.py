@@ -4,7 +4,10 @@ A socket's own timeout counts anew with each piece, so that a server that sends 
 """
 
 import contextlib
+import errno
+import io
 import math
+import select
 import socket
 import ssl
 import threading
@@ -83,12 +86,16 @@ class _Bounded:
     Attributes:
         bounds: of the call under way.
         touched: whether a byte has been handed to the machine for sending since this was last set to False.
+        deaf: receive nothing, as if nothing had come.
     """
 
     bounds: Bounds
     touched: bool = False
+    deaf: bool = False
 
     def recv_into(self, *args: Any) -> int:
+        if self.deaf:
+            raise BlockingIOError(errno.EAGAIN, "not listening")
         while True:
             self.settimeout(self.bounds.pause())  # type: ignore[attr-defined]  # a socket's
             try:
@@ -119,6 +126,41 @@ class TlsSocket(_Bounded, ssl.SSLSocket):
 
 
 BoundedSocket = PlainSocket | TlsSocket
+
+
+def speaks(sock: BoundedSocket) -> bool:
+    """Whether there is something to read where nothing was asked: the end, as a rule.
+
+    What came in one TLS record with an answer is with OpenSSL by then, where the system's poll() does not see it.
+    """
+    if isinstance(sock, TlsSocket) and sock.pending():
+        return True
+    look = select.poll()
+    look.register(sock, select.POLLIN)
+    return bool(look.poll(0))
+
+
+class Reader(io.BufferedReader):
+    """What one answer is read from, and which is closed at its end.
+
+    Attributes:
+        more: whether something was left in the buffer by then: an answer that nobody has asked for.
+    """
+
+    more: bool = False
+
+    def __init__(self, raw: io.RawIOBase, sock: BoundedSocket) -> None:
+        super().__init__(raw)
+        self._sock = sock
+
+    def close(self) -> None:
+        """Look into the buffer, and close."""
+        if not self.closed:
+            self.more, self._sock.deaf = True, True
+            with contextlib.suppress(OSError):  # what broke is not used again, either
+                self.more = bool(self.peek(1))
+            self._sock.deaf = False
+        super().close()
 
 
 def connect(place: tuple[str, int], bounds: Bounds) -> PlainSocket:

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import http.client
 import io
-import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ import requests.structures
 from agent import dial
 from agent.engines.vault import tls
 from agent.engines.vault.addresses import Address
-from agent.engines.vault.sockets import LARGEST_BODY, BoundedSocket, Bounds, TooLarge, connect, wrap
+from agent.engines.vault.sockets import LARGEST_BODY, BoundedSocket, Bounds, Reader, TooLarge, connect, speaks, wrap
 
 IDLE = 30.0
 """Seconds after which an unused connection is not used again: servers and balancers close theirs after 60 s or more."""
@@ -85,10 +84,24 @@ class Reply(requests.Response):
     Attributes:
         location: of a redirect. It is kept from requests, which would look into it.
         flaw: why the body cannot be used, "" if it can.
+        last: nothing more may be read from its connection.
     """
 
     location: str = ""
     flaw: str = ""
+    last: bool = False
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that is read through a Reader.
+
+    Attributes:
+        reader: it; http.client lets go of its own at the end of the body.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = self.reader = Reader(self.fp.detach(), cast(BoundedSocket, sock))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +165,7 @@ class Transport(requests.adapters.BaseAdapter):
         if kept is None:
             return None
         fresh = kept.stamp == stamp and dial.now() - kept.idle_since < IDLE
-        if fresh and not _speaks(kept.connection.sock):
+        if fresh and not speaks(cast(BoundedSocket, kept.connection.sock)):
             return kept.connection
         kept.connection.close()
         return None
@@ -163,6 +176,7 @@ class Transport(requests.adapters.BaseAdapter):
         name = self._server_name or address.host
         connection = http.client.HTTPConnection(address.host, address.port)
         connection.auto_open = 0
+        connection.response_class = _Answer
         try:
             plain = connect(self._first_hop(), route.bounds.narrowed(route.connect_until))
             if context is None:
@@ -220,7 +234,8 @@ class Transport(requests.adapters.BaseAdapter):
             if isinstance(problem, OSError | http.client.HTTPException | TooLarge):
                 raise self._fault(problem, touched=sock.touched) from problem
             raise
-        if connection.sock is not None and not reply.flaw:
+        # Whatever came behind the answer would be taken for the answer to the next request: somebody else's credential.
+        if connection.sock is not None and not reply.last and not speaks(sock):
             self._kept[self.route.address] = _Kept(connection=connection, stamp=stamp, idle_since=dial.now())
         else:
             connection.close()
@@ -241,6 +256,8 @@ class Transport(requests.adapters.BaseAdapter):
                 reversed(answer.headers.items())
             )  # the first counts
             body, reply.flaw = _body(answer)
+        # After an interim answer (RFC 9110, 15.2) there is another one to come.
+        reply.last = bool(reply.flaw) or cast(_Answer, answer).reader.more or answer.status < 200
         reply.location = reply.headers.pop("Location", "")
         reply.request, reply.url = request, request.url or ""
         reply.raw = io.BytesIO(body)
@@ -260,13 +277,6 @@ class Transport(requests.adapters.BaseAdapter):
         if isinstance(problem, TooLarge | http.client.LineTooLong):
             return Garbled("headers that are too large")
         return Garbled("what is not HTTP")
-
-
-def _speaks(sock: socket.socket) -> bool:
-    """Whether there is something to read where nothing was asked: the end, as a rule."""
-    look = select.poll()
-    look.register(sock, select.POLLIN)
-    return bool(look.poll(0))
 
 
 def _body(answer: http.client.HTTPResponse) -> tuple[bytes, str]:

@@ -293,3 +293,37 @@ async def test_a_redirect_from_https_to_http_is_refused(authority):
                 await wire.call("GET", "sys/health", token=TOKEN)
 
         assert plain.connections == 0
+
+
+@pytest.mark.parametrize("size", [0, 8192, 12_000], ids=["within the buffer", "at its end", "beyond it"])
+@pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(authority, size, secure):
+    """Sent with the answer before, it lies decrypted in OpenSSL, or in the buffer, where poll() does not see it."""
+
+    async def play(seen: Seen) -> bytes:
+        own = answer(200, {"for": seen.target})
+        if len(server.seen) > 1:
+            return own
+        padding = "x" * max(0, size - len(answer(200, {"for": seen.target}, padding="")))
+        return answer(200, {"for": seen.target}, padding=padding) + answer(200, {"for": "somebody else"})
+
+    async with Hostile(play, tls=context_of(authority) if secure else None) as server:
+        async with wire_to(server, ca_cert=str(authority.file)) as wire:
+            answers = [await wire.call("GET", f"database/creds/{name}", token=TOKEN) for name in "abc"]
+
+        assert [got.body["for"] for got in answers] == [f"/v1/database/creds/{name}" for name in "abc"]
+        assert [seen.connection for seen in server.seen] == [1, 2, 2]
+
+
+async def test_after_an_interim_answer_a_connection_is_not_used_again(authority):
+    """The final one is still to come; http.client knows 100 alone for an interim one."""
+
+    async def play(_: Seen) -> bytes:
+        return answer(103, b"") if len(server.seen) == 1 else answer(200, {})
+
+    async with Hostile(play) as server, wire_to(server) as wire:
+        with pytest.raises(Unavailable, match="status 103"):
+            await wire.call("GET", "sys/health")
+        assert (await wire.call("GET", "sys/health")).ok
+
+        assert [seen.connection for seen in server.seen] == [1, 2]

@@ -21,8 +21,8 @@ from agent.api.witness import Witness
 from agent.config.model import UnixListener
 from agent.leases.cache import LeaseCache, Phase, RoleStatus, Snapshot
 from agent.leases.desk import Desk, Journal, Shelf
-from agent.leases.lease import Grant, Lease, Secret
 from agent.leases.held import Held
+from agent.leases.lease import Grant, Lease, Secret
 from agent.meters import Family
 from tests.fakes import FakeClock
 

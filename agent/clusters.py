@@ -4,7 +4,7 @@ Made by `agent.parts`, after the socket listens; the client library is imported 
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from attrs import evolve
 
 from agent.clock import Clock
 from agent.config.model import Method, Role, Vault
+from agent.errors import UpstreamError
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
 from agent.leases.lease import Lease, Secret
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _LATEST = 2 * CALL_DEADLINE
 """Seconds after which no answer comes any more, and none is being seen to."""
+
+
+_MOMENT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +84,13 @@ def build(
     *,
     left: RoleRecord | None,
     around: Surroundings,
+    shared: bool = False,
 ) -> Cluster:
     """The cluster called `name`; nothing is asked there before its session runs.
 
     Args:
         left: what the last incarnation recorded of the login.
+        shared: others use our login too, out of a token sink.
     """
     from agent import identity
     from agent.engines.vault import VaultEngine, VaultLogin, VaultSource
@@ -96,10 +102,12 @@ def build(
     login = VaultLogin(name, server, wire, clock=clock)
     proof = identity.build(method, server=server, clock=clock, unwrap=login.unwrap)
     login.log_in_as(proof)
-    circuit = Circuit(name, limit=server.max_calls)
+    circuit = Circuit(name, limit=server.max_calls, alive=_alive(login, clock))
     followers: dict[str, Follower] = {}
     revoke = server.revoke_on_stop and method.type != "token_file"
-    session = Session(*(name,), followers=followers, identity=proof, gate=circuit, clock=clock, revoke=revoke)
+    session = Session(
+        *(name,), followers=followers, identity=proof, gate=circuit, clock=clock, revoke=revoke, release=not shared
+    )
     session.keep_by(_renewer(session, login, circuit, left=left, around=around))
     _remember(login, left)
     return Cluster(
@@ -134,6 +142,20 @@ def _renewer(
         on_expired=around.on_expired,
         on_gone=session.gone,
     )
+
+
+def _alive(login: "VaultLogin", clock: Clock) -> Callable[[], Awaitable[bool]]:
+    """Finds out whether the server itself answers, when what was asked of it did not come."""
+
+    async def alive() -> bool:
+        try:
+            async with clock.timeout(_MOMENT):
+                await login.ping()
+        except (UpstreamError, TimeoutError):
+            return False
+        return True
+
+    return alive
 
 
 def _remember(login: "VaultLogin", left: RoleRecord | None) -> None:

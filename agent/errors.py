@@ -74,9 +74,11 @@ class UpstreamError(LeaseholdError):
             only these.
         outcome_unknown: True where the request may have taken effect although it failed; what it may have issued must
             be revoked.
+        timed_out: True where it was waited for in vain: the upstream, or something behind it, may only be slow.
         code: for our own login that was refused, its SQLSTATE; "" elsewhere.
     """
 
+    timed_out: bool = False
     unreachable: bool = False
     outcome_unknown: bool = False
     code: str = ""
@@ -96,8 +98,10 @@ class Unavailable(UpstreamError):
         retry_after: float = 0.0,
         unreachable: bool = False,
         outcome_unknown: bool = False,
+        timed_out: bool = False,
     ) -> None:
         super().__init__(message)
+        self.timed_out = timed_out
         self.retry_after = retry_after
         self.unreachable = unreachable
         self.outcome_unknown = outcome_unknown

@@ -5,6 +5,8 @@ listens.
 """
 
 import asyncio
+import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from agent import log
 from agent.clock import Clock
 from agent.clusters import Cluster, Surroundings, token_places
 from agent.clusters import build as build_cluster
-from agent.config.model import Config, Role, method_of
+from agent.config.model import Config, Method, Role, method_of
 from agent.leases.cache import LeaseCache
 from agent.leases.circuit import Circuit
 from agent.leases.engine import Engine, Verify
@@ -210,6 +212,7 @@ class Builder:
 
     def _build_clusters(self, parts: Parts, left: Mapping[str, RoleRecord]) -> None:
         config = self.config
+        shared = {sink.upstream for sink in config.auto_auth.sink}
         for name in logins_of(config):
             server, roles = config.vault[name], {n: r for n, r in config.role.items() if r.upstream == name}
             around = Surroundings(
@@ -222,7 +225,9 @@ class Builder:
                 on_expired=self.on_expired,
             )
             method = method_of(config, name)
-            cluster = build_cluster(name, server, method, roles, left=left.get(key_of(name)), around=around)
+            cluster = build_cluster(
+                name, server, method, roles, left=left.get(key_of(name)), around=around, shared=name in shared
+            )
             parts.clusters[name] = cluster
             parts.circuits[name] = cluster.circuit
             _log.info(Event.UPSTREAM, upstream=name, host=server.address)
@@ -324,5 +329,20 @@ def _places(config: Config) -> dict[str, str]:
     where = {
         name: " ".join(filter(None, (name, server.address, server.namespace))) for name, server in config.vault.items()
     }
-    roles = {name: where.get(role.upstream, role.upstream) for name, role in config.role.items()}
-    return roles | {key_of(name): place for name, place in where.items()}
+    roles = {
+        name: f"{where[role.upstream]} {_what(role)}" if role.upstream in where else role.upstream
+        for name, role in config.role.items()
+    }
+    return roles | {key_of(name): f"{where[name]} {_who(method_of(config, name))}" for name in logins_of(config)}
+
+
+def _what(role: Role) -> str:
+    """What a role asks for at a Vault; a lease of something else is not its lease."""
+    asked = json.dumps([role.kind, role.path, sorted(role.parameters.items())])
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def _who(method: Method) -> str:
+    """As whom the agent logs in; a login of somebody else is not its login."""
+    config = method.config
+    return " ".join(filter(None, (method.type, method.mount, method.namespace, config.role, config.name)))

@@ -220,6 +220,7 @@ def _plain_lease(lease: Lease) -> dict[str, Any]:
         "granted_at": lease.granted_at,
         "jitter": lease.jitter,
         "assured_until": None if lease.assured_until == -math.inf else lease.assured_until,
+        **({} if math.isinf(lease.parent_until) else {"parent_until": lease.parent_until}),
     }
 
 
@@ -286,6 +287,7 @@ def _lease(found: Mapping[str, Any]) -> Lease:
         granted_at=_number(found["granted_at"]),
         jitter=_number(found["jitter"], least=0.0, most=1.0),
         assured_until=-math.inf if kept is None else _number(kept),
+        parent_until=_number(found["parent_until"]) if "parent_until" in found else math.inf,
     )
 
 

@@ -294,6 +294,7 @@ class Subscription:
 
     async def next_within(self, clock: Clock, delay: float | None) -> bool:
         """Return at the next change, or after `delay` seconds; True if there was one."""
-        changed = await wait_for(clock, self._event, delay)
+        await wait_for(clock, self._event, delay)
+        changed = self._event.is_set()  # it may have come in the instant in which the time was up
         self._event.clear()
         return changed

@@ -57,4 +57,5 @@ class Calls:
 
 
 def _no_answer(deadline: float) -> Unavailable:
-    return Unavailable(f"the upstream gave no answer within {deadline:.1f} s", unreachable=True, outcome_unknown=True)
+    text = f"the upstream gave no answer within {deadline:.1f} s"
+    return Unavailable(text, unreachable=True, outcome_unknown=True, timed_out=True)

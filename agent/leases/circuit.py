@@ -2,12 +2,13 @@
 
 Every call of the upstream is made in a turn, and its deadline begins with the turn: with a thousand roles due at once,
 the wait for a place is no fault of the upstream's. Only transport failures narrow the gate; a refusal is an answer, and
-holds nobody else up.
+holds nobody else up. Nor does one that hangs on something behind an upstream that is well: where that can be asked, it
+is, before a call that was waited for in vain narrows the gate; and tries after a failure take half the places at most.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -21,11 +22,12 @@ _log = log.get(__name__)
 class Gate(Protocol):
     """Says when a call may be made."""
 
-    def turn(self, *, telling: bool = True) -> AbstractAsyncContextManager[None]:
+    def turn(self, *, telling: bool = True, retrying: bool = False) -> AbstractAsyncContextManager[None]:
         """A block in which one call is made; entering it may take a while.
 
         Args:
             telling: False where success may mean that nobody was asked: it says nothing of the upstream then.
+            retrying: the last call of this kind has failed: others go first.
         """
         ...
 
@@ -33,7 +35,7 @@ class Gate(Protocol):
 class Open:
     """A gate that lets everybody through at once."""
 
-    def turn(self, *, telling: bool = True) -> AbstractAsyncContextManager[None]:
+    def turn(self, *, telling: bool = True, retrying: bool = False) -> AbstractAsyncContextManager[None]:
         """See Gate."""
         return contextlib.nullcontext()
 
@@ -58,11 +60,14 @@ class Circuit:
 
     Args:
         limit: calls at once while the upstream answers.
+        alive: whether the upstream itself answers, found out within a moment; asked when a call was waited for in vain.
     """
 
-    def __init__(self, name: str, *, limit: int = 4) -> None:
+    def __init__(self, name: str, *, limit: int = 4, alive: Callable[[], Awaitable[bool]] | None = None) -> None:
         self.name = name
+        self._alive = alive
         self._slots = asyncio.Semaphore(limit)
+        self._retries = asyncio.Semaphore(max(1, limit // 2))
         self._fault = ""
         self._probe: _Probe | None = None
 
@@ -75,23 +80,25 @@ class Circuit:
         return "open" if self._fault else "closed"
 
     @contextlib.asynccontextmanager
-    async def turn(self, *, telling: bool = True) -> AsyncIterator[None]:
+    async def turn(self, *, telling: bool = True, retrying: bool = False) -> AsyncIterator[None]:
         """One call's turn, in the order of asking; see Gate.
 
         Raises:
             Unavailable: another's probe has just failed; no call was made.
         """
         async with contextlib.AsyncExitStack() as place:
+            if retrying:
+                await place.enter_async_context(self._retries)
             await self._admit(place)
             try:
                 yield
             except NotLoggedIn:  # nobody was asked
                 raise
             except UpstreamError as error:
-                self._found(str(error) if error.unreachable else "")
+                self._found(str(error) if error.unreachable and not await self._only_slow(error.timed_out) else "")
                 raise
             except TimeoutError:
-                self._found(f"{self.name} did not answer in time")
+                self._found("" if await self._only_slow(True) else f"{self.name} did not answer in time")
                 raise
             if telling:
                 self._found("")
@@ -113,6 +120,10 @@ class Circuit:
                 place.callback(self._slots.release)
                 return
             self._slots.release()  # the upstream fell silent while we waited
+
+    async def _only_slow(self, timed_out: bool) -> bool:
+        """Whether what was waited for in vain hangs behind the upstream, and the upstream itself is well."""
+        return timed_out and self._alive is not None and await self._alive()
 
     def _begin_probe(self, place: contextlib.AsyncExitStack) -> None:
         probe = self._probe = _Probe()

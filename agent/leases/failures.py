@@ -38,6 +38,11 @@ class Failures:
         self._told = False
         return replace(view, failures=0, not_before=float("-inf"))
 
+    def forgiven(self, view: RoleView, now: float) -> RoleView:
+        """The view without its backoff: what made the attempts fail may have changed. The window's budget stands."""
+        hold = within_budget(tuple(self._failed_at), now, CALL_BUDGET)
+        return replace(view, not_before=hold if hold > now else float("-inf"))
+
     def spent(self, view: RoleView, error: Exception, began: float, now: float) -> RoleView:
         """The view after a failed call that is answered by another step at once, budget permitting."""
         self.error = str(error) or type(error).__name__

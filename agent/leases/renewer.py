@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent import log
 from agent.clock import Clock, wait_for
-from agent.errors import CredentialRefused, Forbidden, LeaseEnded, Unavailable, UpstreamError
+from agent.errors import BadResponse, CredentialRefused, Forbidden, LeaseEnded, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.cache import LeaseCache
 from agent.leases.calls import Calls
@@ -34,9 +34,14 @@ from agent.leases.schedule import (
     verify_until,
 )
 from agent.leases.tenure import Tenure
+from agent.leases.turns import Turns
+from agent.leases.tying import too_late
 from agent.log import Event
 
 _log = log.get(__name__)
+_ADOPTING = 3.0
+"""Longest wait (seconds) for word of a lease that was taken over: nobody gets it before, and as a rule it lives."""
+
 _SYSTEM = random.SystemRandom()  # one for all roles: each carries 2.5 KB of a state that it never uses
 
 
@@ -81,7 +86,6 @@ class Renewer:
         self.role = role
         self._issuing = False
         self._calls = Calls(role, engine, verify, clock)
-        self._gate = gate
         self._cache = cache
         self._policy = policy
         self._clock = clock
@@ -105,6 +109,7 @@ class Renewer:
             ties=ties,
             on_gone=on_gone,
         )
+        self._turns = Turns(gate, self._tenure, clock)
 
     def __repr__(self) -> str:
         return f"Renewer({self.role}, {self._cache.status(self.role).phase}, failures={self._tenure.view.failures})"
@@ -156,6 +161,11 @@ class Renewer:
         """
         self._tenure.expired(lease_ids)
 
+    def take_over(self) -> None:
+        """Hold what the last incarnation left, if that has not been done yet; it is not served yet."""
+        if not self._tenure.taken_over:
+            self._tenure.take_over(self._memory.newest)
+
     def login_changed(self) -> None:
         """The login that the leases hang on was renewed, replaced or lost; or there is one again."""
         self._tenure.follow_login()
@@ -187,8 +197,7 @@ class Renewer:
         Returns:
             What could not be revoked, a line each.
         """
-        if not self._tenure.taken_over:  # the stop came before the first step
-            self._tenure.take_over(self._memory.newest)
+        self.take_over()  # if the stop came before the first step
         left = await self._tenure.end(deadline)
         await self._memory.keep(None, self._tenure.retired)
         return left
@@ -229,7 +238,7 @@ class Renewer:
 
     async def _adopt(self, left: RoleRecord) -> None:
         """Take over what the last incarnation left: its credential goes on, if the upstream still knows it."""
-        self._tenure.take_over(left)
+        self.take_over()
         if left.current is None:
             return
         await self._ask_after(left.current)
@@ -240,9 +249,9 @@ class Renewer:
         if self._tenure.current is None:
             return
         if lease.renewable:
-            await self._renew(lease)
+            await self._renew(lease, _ADOPTING)
             return
-        deadline = self._policy.deadline_for(lease)
+        deadline = min(_ADOPTING, self._policy.deadline_for(lease))
         try:
             # Once: no replica lags any more behind what was published before, and nothing is served meanwhile.
             await self._calls.tried(lease, self._clock.now(), deadline)
@@ -259,7 +268,7 @@ class Renewer:
         began, asked = self._clock.now(), False
         deadline = self._policy.deadline_for(tenure.current)
         try:
-            async with self._gate.turn():
+            async with self._turns.take():
                 began, asked = self._clock.now(), True
                 grant = await self._calls.issue(proposed, deadline)
         except UpstreamError as error:
@@ -273,6 +282,13 @@ class Renewer:
                 tenure.retirement.doom(proposed, began + deadline)
             raise
         reach(Failpoint.ISSUE_ANSWERED)
+        if any(held.lease_id == grant.id for held in self.held()):
+            # Not revoked: it is what readers have, or had. A cache in front of an upstream answers so.
+            text = (
+                f"{self.role}: the upstream answers with a lease that is held already: is there a cache in front of it?"
+            )
+            tenure.failed(Event.ISSUE_FAILED, BadResponse(text), began, slow=True)
+            return
         await self._bring_in(grant, began, step.publish_by)
 
     async def _bring_in(self, grant: Grant, began: float, publish_by: float) -> None:
@@ -294,7 +310,7 @@ class Renewer:
             reach(Failpoint.VERIFY_DONE)
             lease = tenure.tied(lease)
             if self._clock.now() >= self._policy.served_until(lease):
-                raise Unavailable(f"{self.role}: {_too_late(lease, self._clock.now())}")
+                raise Unavailable(f"{self.role}: {too_late(lease, self._clock.now())}")
             record = tenure.record_with(lease, verified=verified)
             await self._memory.save(record)
             reach(Failpoint.PUBLISH_RECORDED)
@@ -310,13 +326,13 @@ class Renewer:
 
     # -- renew ------------------------------------------------------------------------------------------------------
 
-    async def _renew(self, lease: Lease) -> None:
+    async def _renew(self, lease: Lease, deadline: float = math.inf) -> None:
         tenure = self._tenure
         began = self._clock.now()
         try:
-            async with self._gate.turn():
+            async with self._turns.take():
                 began = self._clock.now()
-                grant = await self._calls.renew(lease, self._policy.deadline_for(lease))
+                grant = await self._calls.renew(lease, min(deadline, self._policy.deadline_for(lease)))
         except (LeaseEnded, Forbidden) as error:
             tenure.cannot_renew(lease, error, began)
             return
@@ -330,9 +346,3 @@ class Renewer:
         await self._memory.keep(renewed, tenure.retired)
         if tenure.holds(lease):
             tenure.prolong(renewed, near_end=shortened(lease, grant))
-
-
-def _too_late(lease: Lease, now: float) -> str:
-    if lease.own_end > now:
-        return "the login that the lease hangs on has ended meanwhile"
-    return "verification took longer than the lease lives: raise the role's TTL"

@@ -33,6 +33,7 @@ from agent.log import Event
 
 _log = log.get(__name__)
 
+_ENDED_DEADLINE = 3.0
 HANDED_OVER = 5.0
 """What drained when the last incarnation died lives this long after the restart, or to its end (seconds): the killed
 agent may have published a successor that it had no time to write into the app's files."""
@@ -124,7 +125,9 @@ class Retirement:
 
     async def _revoke(self, retired: Retired) -> None:
         began = self._clock.now()
-        error = await self._attempt(retired, CALL_DEADLINE)
+        # What ends by itself at its upstream, and has, is worth no long wait: all others may be waiting for this call.
+        ended = retired.parent and began >= retired.ends_at
+        error = await self._attempt(retired, _ENDED_DEADLINE if ended else CALL_DEADLINE)
         if error is None:
             self._failures = 0
             return
@@ -158,7 +161,8 @@ class Retirement:
         # An upstream that names its leases itself is not even asked for an id that we had proposed: no news of it.
         telling = retired.published or bool(retired.parent)
         try:
-            async with self._clock.timeout(within), self._gate.turn(telling=telling), self._clock.timeout(deadline):
+            turn = self._gate.turn(telling=telling, retrying=retired.tried)
+            async with self._clock.timeout(within), turn, self._clock.timeout(deadline):
                 await self._engine.revoke(retired.lease_id)
         except TimeoutError:
             return Unavailable(f"no answer within {deadline:.0f} s")
@@ -199,7 +203,10 @@ class Retirement:
             await self._clock.sleep(delay)
         kind = "published" if retired.published else "never published"
         left_for = retired.ends_at - self._clock.now()
-        end = f"ends by itself in {left_for:.0f} s" if left_for > 0 else "has ended; a later sweep drops its user"
+        ended = (
+            "has ended; its upstream drops its user" if retired.parent else "has ended; a later sweep drops its user"
+        )
+        end = f"ends by itself in {left_for:.0f} s" if left_for > 0 else ended
         return f"{self.role}: lease {log.lease_ref(retired.lease_id)} ({kind}) not revoked ({error}); it {end}"
 
 

@@ -8,7 +8,6 @@ overlap, before it ends, and only when the last of them is gone is the old one r
 import asyncio
 import contextlib
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
@@ -34,6 +33,7 @@ _LOOK = 5.0
 """How often (seconds) it is looked whether an old login still has leases."""
 
 _REMEMBERED = 16
+_KNOWN = 256
 
 
 def key_of(upstream: str) -> str:
@@ -79,6 +79,8 @@ class Session:
         followers: the roles of the upstream by name; the mapping may still grow.
         gate: of the upstream; every call waits there for its turn.
         revoke: end our logins at an orderly stop.
+        release: end a login that was replaced as soon as nothing of ours hangs on it; else somebody else may use it,
+            and it is left to its end.
 
     Attributes:
         cache: where the login is put up, under `key`; its data's `token` is the token.
@@ -93,6 +95,7 @@ class Session:
         gate: Gate,
         clock: Clock,
         revoke: bool = True,
+        release: bool = True,
     ) -> None:
         self.upstream = upstream
         self.key = key_of(upstream)
@@ -103,7 +106,11 @@ class Session:
         self._gate = gate
         self._clock = clock
         self._revoke = revoke
-        self._lost: deque[str] = deque(maxlen=_REMEMBERED)
+        self._release = release
+        self._known: set[str] = set()
+        self._ended = False
+        self._proof_changed_at = -math.inf
+        self._lost: dict[str, float] = {}
         self._proven = ""
         self._lag = LAG
         self._replaced_at = -math.inf
@@ -114,6 +121,7 @@ class Session:
     def keep_by(self, renewer: Renewer) -> None:
         """Have `renewer` keep the login: it publishes to `cache` and tells `gone`. Called once, first of all."""
         self._renewer = renewer
+        renewer.take_over()  # before any role asks what its lease hangs on
 
     @property
     def renewer(self) -> Renewer:
@@ -131,7 +139,11 @@ class Session:
     def snapshot(self) -> Snapshot | None:
         """The present login, if there is one that the upstream has not refused."""
         found = self.cache.read(self.key, self._clock.now())
-        return None if found is None or found.lease.id in self._lost else found
+        return None if found is None or self._is_lost(found.lease) else found
+
+    def _is_lost(self, login: Lease) -> bool:
+        """Whether the upstream has refused it since it was made: the same token may be put in a file once more."""
+        return login.issued_at <= self._lost.get(login.id, -math.inf)
 
     # -- Logins: asked by engines -----------------------------------------------------------------------------------
 
@@ -140,6 +152,7 @@ class Session:
         found = self.snapshot
         if found is None:
             raise self._none()
+        self._known.add(found.lease.id)
         return Token(id=found.lease.id, secret=found.lease.data[TOKEN])
 
     def accepted(self, login_id: str) -> None:
@@ -171,20 +184,20 @@ class Session:
     # -- Gate: waited for by Renewers -------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def turn(self, *, telling: bool = True) -> AsyncIterator[None]:
+    async def turn(self, *, telling: bool = True, retrying: bool = False) -> AsyncIterator[None]:
         """A turn at the upstream, once there is a login; see Gate.
 
         Raises:
             NotLoggedIn: there is none, and trying goes on.
         """
         await self._present()
-        async with self._gate.turn(telling=telling):
+        async with self._gate.turn(telling=telling, retrying=retrying):
             yield
 
     async def _present(self) -> None:
         with self.cache.subscribe([self.key]) as subscription:
             while self.snapshot is None:
-                if self.status.phase in (Phase.FAILING, Phase.STOPPED) or self.status.failures:
+                if self._ended or self.status.phase in (Phase.FAILING, Phase.STOPPED) or self.status.failures:
                     raise self._none()
                 await subscription.next()
 
@@ -192,28 +205,40 @@ class Session:
 
     def assured(self, login_id: str) -> float:
         """See `agent.leases.logins.Ties`."""
-        if login_id in self._lost:
+        if self._has_lost(login_id):
             return -math.inf
         held = self._held(login_id)
-        return math.inf if held is None else held.expires_at
+        if held is None:
+            # One that we had and have no longer has been ended, and with it whatever hung on it.
+            return -math.inf if login_id in self._known else math.inf
+        return held.expires_at
 
     def hard(self, login_id: str) -> float:
         """See `agent.leases.logins.Ties`; of a login that nobody here remembers, it is now."""
         if not login_id:
             return math.inf
         held = self._held(login_id)
-        if held is None or login_id in self._lost:
+        if held is None or self._has_lost(login_id):
             return -math.inf
         return math.inf if held.state == "published" else held.expires_at
 
+    def _has_lost(self, login_id: str) -> bool:
+        found = self.snapshot
+        return login_id in self._lost and (found is None or found.lease.id != login_id)
+
     def _held(self, login_id: str) -> Held | None:
-        return next((each for each in self.renewer.held() if each.lease_id == login_id), None)
+        found = next((each for each in self.renewer.held() if each.lease_id == login_id), None)
+        if found is not None:
+            self._known.add(login_id)
+        return found
 
     # -- the work ---------------------------------------------------------------------------------------------------
 
     def gone(self, login: Lease) -> None:
         """The upstream does not know `login` any more, and with it ended whatever hung on it."""
-        self._lost.append(login.id)
+        self._lost[login.id] = self._clock.now()
+        while len(self._lost) > _REMEMBERED:
+            del self._lost[next(iter(self._lost))]
         self._tell()
 
     def _tell(self) -> None:
@@ -222,10 +247,13 @@ class Session:
 
     async def run(self) -> None:
         """Keep the login until cancelled; then `close` ends it."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.renewer.run(), name=f"renewer {self.key}")
-            group.create_task(self._follow(), name=f"follow {self.key}")
-            group.create_task(self._watch_identity(), name=f"identity {self.upstream}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.renewer.run(), name=f"renewer {self.key}")
+                group.create_task(self._follow(), name=f"follow {self.key}")
+                group.create_task(self._watch_identity(), name=f"identity {self.upstream}")
+        finally:
+            self._ended = True
 
     async def _follow(self) -> None:
         """Tell the roles of every change, and let go of old logins that nothing hangs on any more."""
@@ -235,9 +263,24 @@ class Session:
                 found = self.snapshot
                 if found is not None and found.lease.id != present:
                     present, self._replaced_at = found.lease.id, self._clock.now()
+                    self._forget_old()
+                    if found.lease.issued_at < self._proof_changed_at:  # it was under way with the old proof
+                        self.renewer.replace()
                 if found is not None:
                     self._tell()
                 await self._until_changed(subscription)
+
+    def _forget_old(self) -> None:
+        """Of very many logins, know only those that a lease still hangs on."""
+        if len(self._known) <= _KNOWN:
+            return
+        used = {held.lease_id for held in self.renewer.held()}
+        for follower in self._followers.values():
+            parents = follower.logins_in_use()
+            if parents is None:
+                return
+            used |= parents
+        self._known &= used
 
     async def _until_changed(self, subscription: Subscription) -> None:
         while True:
@@ -249,7 +292,8 @@ class Session:
 
     def _releasable(self) -> list[str]:
         """Old logins that are to be revoked: no lease hangs on them, and no call can be under way with them."""
-        if self._clock.now() < self._replaced_at + 2 * CALL_DEADLINE:
+        present = self.snapshot
+        if not self._release or present is None or self._clock.now() < self._replaced_at + 2 * CALL_DEADLINE:
             return []
         used: set[str] = set()
         for follower in self._followers.values():
@@ -260,17 +304,18 @@ class Session:
         return [
             held.lease_id
             for held in self.renewer.held()
-            if held.state == "draining" and not held.tried and held.lease_id not in used
+            if held.state == "draining" and not held.tried and held.lease_id not in used | {present.lease.id}
         ]
 
     async def _watch_identity(self) -> None:
         while True:
             await self._identity.changed()
             _log.info(Event.IDENTITY_CHANGED, upstream=self.upstream)
+            if self._identity.binding:
+                self._proof_changed_at = self._clock.now()
+                self.renewer.replace()
             if self.snapshot is None or self.status.failures:
                 self.renewer.retry()
-            elif self._identity.binding:
-                self.renewer.replace()
 
     async def close(self, deadline: float) -> tuple[list[str], frozenset[str]]:
         """End our logins within `deadline` seconds; `run` must have ended, and the roles' leases been revoked.

@@ -23,6 +23,7 @@ from agent.leases.logins import Ties
 from agent.leases.record import RoleRecord
 from agent.leases.retire import Retirement
 from agent.leases.schedule import CALL_DEADLINE, Policy, Retired, RoleView, Wait, shortened
+from agent.leases.tying import session_until, tied
 from agent.log import Event
 
 _log = log.get(__name__)
@@ -128,27 +129,27 @@ class Tenure:
         before = self.view
         if self._loginless:
             self._loginless = False
-            self.view = replace(self.view, not_before=-math.inf)
+            self.view = self._failures.forgiven(self.view, self._clock.now())
         current = self.view.current
         if current is not None and not self.gone:
-            assured = self._ties.assured(current.parent)
-            if assured == -math.inf:
+            now = self.tied(current)
+            if now.parent_until == -math.inf:
                 _log.warning(Event.REPLACING, role=self.role, reason="its login has ended")
                 self._lose(current)
-            elif assured != current.parent_until:
-                self._tie(replace(current, parent_until=assured))
+            else:
+                self._tie(now)
         self._tie_view()
         if self.view != before:
             self.changed.set()
 
     def hurry(self) -> None:
         """Whatever made the last attempts fail may have changed: try again now."""
-        self.view = replace(self.view, not_before=-math.inf)
+        self.view = self._failures.forgiven(self.view, self._clock.now())
         self.changed.set()
 
     def tied(self, lease: Lease) -> Lease:
         """`lease` with the end of the login that it hangs on."""
-        return replace(lease, parent_until=self._ties.assured(lease.parent))
+        return tied(lease, self._ties, self._clock.now())
 
     def _tie(self, lease: Lease) -> None:
         """The login's end has moved: readers are told, if the lease's own end moves with it."""
@@ -158,14 +159,16 @@ class Tenure:
             self._counter.retime(lease)
 
     def _tie_view(self) -> None:
-        current = self.view.current
-        until = math.inf if current is None else self._ties.hard(current.parent)
-        self.view = replace(self.view, session_until=until)
+        self.view = replace(self.view, session_until=session_until(self.view.current, self._ties))
 
     def _lose(self, lease: Lease) -> None:
-        """The upstream, or the database, has said that the current lease is dead."""
+        """The upstream, or the database, has said that the current lease is dead: it is replaced without a backoff."""
+        now = self._clock.now()
         self.gone = True
-        self.view = replace(self.view, current=lease.frozen(), replace=True)
+        view = replace(self.view, current=lease.frozen(), replace=True)
+        self.view = self._failures.forgiven(view, now)
+        if self.view.not_before > now:  # too much has failed lately: nothing can be put in its place soon
+            self.let_go(now)
         self._on_gone(lease)
 
     def _demanded(self) -> None:

@@ -117,7 +117,8 @@ class VaultLogin:
                 "accept_endless_token = true in the configuration"
             )
         return Grant(
-            id=login.accessor or proposed_id,
+            # Somebody else's token may come again, after it was refused even: each look at it is a login by itself.
+            id=(login.accessor if login.revocable else "") or proposed_id,
             data={TOKEN: login.token},
             ttl=LONGEST if endless else login.ttl,
             renewable=login.renewable and not endless,

@@ -151,7 +151,7 @@ class HttpWire:
         what = f"{self._name}: {asked.method} {asked.path}: no answer within {asked.deadline:g} s"
         if not sent:
             what += "; it was not sent"
-        return Unavailable(what, unreachable=True, outcome_unknown=sent)
+        return Unavailable(what, unreachable=True, outcome_unknown=sent, timed_out=True)
 
     def _submit(self, errand: Errand) -> None:
         try:

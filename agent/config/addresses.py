@@ -6,6 +6,7 @@ _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([0-9.]{7,15})|(localhost))
 _HOST = r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))"
 _PLACE = re.compile(rf"{_HOST}:([0-9]{{1,5}})", re.ASCII)
 _URL = re.compile(rf"(https?)://{_HOST}(?::([0-9]{{1,5}}))?", re.ASCII)
+_LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}", re.ASCII)
 _MAX_PORT = 65535
 _PORTS = {"http": 80, "https": 443}
 
@@ -47,6 +48,11 @@ def everywhere(text: str) -> bool:
     """Whether it means every address of the machine."""
     found = split_address(text)
     return found is not None and not any(c in "123456789abcdefABCDEF" for c in found[0])
+
+
+def loopback(host: str) -> bool:
+    """Whether what is sent to `host` stays on this machine."""
+    return host.lower() in ("localhost", "::1") or (_LOOPBACK.fullmatch(host) is not None and _ip(host, 4))
 
 
 def _ip(host: str, version: int) -> bool:

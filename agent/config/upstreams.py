@@ -200,7 +200,7 @@ class Vault:
         client_cert, client_key: files, for servers that ask for a client certificate.
         tls_server_name: name the certificate must carry, where it is not the address's.
         tls_skip_verify: accept any certificate; never for production.
-        proxy: "http://HOST:PORT"; never taken from the environment.
+        proxy: "http://HOST:PORT"; never taken from the environment. Only for addresses with https.
         redirect_hosts: "HOST:PORT" of standbys' redirects to follow with a token, beside the addresses themselves.
         max_calls: calls at once; one while the server cannot be reached.
         connect_timeout: longest wait for a connection to one address.

@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
-from agent.config.addresses import split_place, split_url
+from agent.config.addresses import loopback, split_place, split_url
 from agent.config.durations import format_duration
 from agent.config.model import Allow, Connection, PostgreSQL
 from agent.config.places import Path, Problem
@@ -17,7 +17,6 @@ from agent.config.values import number
 Problems = Iterator[Problem]
 
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}", re.ASCII)
-_LOOPBACK = re.compile(r"localhost|::1|127(?:\.\d{1,3}){3}", re.ASCII | re.IGNORECASE)
 _OWNER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _ALLOW = re.compile(r"any|[ug]id:(?:0|[1-9][0-9]{0,9})", re.ASCII)
 _LISTED = re.compile(r"[A-Za-z0-9._/-]{1,100}", re.ASCII)
@@ -114,7 +113,7 @@ def identifier(place: Path, name: str, *, what: str) -> Problems:
 
 def local(host: str) -> bool:
     """Whether a connection to `host` stays on this machine."""
-    return host.startswith("/") or _LOOPBACK.fullmatch(host) is not None
+    return host.startswith("/") or loopback(host)
 
 
 def server(place: Path, at: Connection | PostgreSQL) -> Problems:

@@ -42,6 +42,9 @@ def _addresses(place: Path, vault: Vault) -> Iterator[Problem]:
         found = split_url(vault.proxy)
         if found is None or found[0] != "http":
             yield (*place, "proxy"), 'must be "http://HOST:PORT", with nothing before or behind it'
+        if any(address.startswith("http://") for address in (vault.address, *vault.fallback_addresses)):
+            text = 'never carries what goes in clear; take it away, or write "https" in every address'
+            yield (*place, "proxy"), text
 
 
 def _tls(place: Path, vault: Vault) -> Iterator[Problem]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from agent.config.addresses import loopback
+
 _PORTS = {"http": 80, "https": 443}
 _HARMLESS = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,120}")
 
@@ -169,6 +171,8 @@ class Addresses:
             )
         if source.scheme == "https" and target.scheme != "https":
             raise Refused("redirects from https to http, and no token is sent in clear")
+        if target.scheme != "https" and not loopback(target.host):
+            raise Refused("redirects to http on another machine, and no token is sent there in clear")
         if unquote(parts.path) != unquote(sent_path.partition("?")[0]):
             raise Refused("redirects to another path, as no server of a cluster does; is it a proxy's login page?")
         return next((known for known in self._all if known.place == target.place), target)

@@ -119,7 +119,8 @@ class Transport(requests.adapters.BaseAdapter):
     Args:
         contexts: for TLS.
         server_name: name the certificates must carry, None for the address's own.
-        proxy: its URL, None for none.
+        proxy: its URL, None for none. Only TLS goes through it: what goes in clear goes to loopback, which a proxy
+            elsewhere would take for its own, tokens and all.
     """
 
     def __init__(self, contexts: tls.Contexts, server_name: str | None, proxy: str | None) -> None:
@@ -191,7 +192,7 @@ class Transport(requests.adapters.BaseAdapter):
         return connection
 
     def _first_hop(self) -> tuple[str, int]:
-        if self._proxy is None:
+        if self._proxy is None or self.route.address.scheme != "https":
             return self.route.address.place
         return self._proxy.hostname or "", self._proxy.port or 80
 
@@ -243,24 +244,21 @@ class Transport(requests.adapters.BaseAdapter):
 
     def _answer(self, connection: http.client.HTTPConnection, request: requests.PreparedRequest) -> Reply:
         address = self.route.address
-        target = request.path_url
         headers = {"Host": address.authority, **request.headers}
-        if self._proxy is not None and address.scheme == "http":
-            target = f"{address.label}{target}"
-            headers |= self._proxy_headers()
-        connection.request(request.method or "GET", target, body=cast("bytes | None", request.body), headers=headers)
+        body = cast("bytes | None", request.body)
+        connection.request(request.method or "GET", request.path_url, body=body, headers=headers)
         reply = Reply()
         with contextlib.closing(connection.getresponse()) as answer:
             reply.status_code = answer.status
             reply.headers = requests.structures.CaseInsensitiveDict(
                 reversed(answer.headers.items())
             )  # the first counts
-            body, reply.flaw = _body(answer)
+            raw, reply.flaw = _body(answer)
         # After an interim answer (RFC 9110, 15.2) there is another one to come.
         reply.last = bool(reply.flaw) or cast(_Answer, answer).reader.more or answer.status < 200
         reply.location = reply.headers.pop("Location", "")
         reply.request, reply.url = request, request.url or ""
-        reply.raw = io.BytesIO(body)
+        reply.raw = io.BytesIO(raw)
         return reply
 
     def _fault(self, problem: Exception, *, touched: bool) -> Exception:

@@ -38,6 +38,10 @@ RULES: dict[str, tuple[str, str]] = {
         address("http://127.0.0.1.example.com:8200"),
         f"vault.address: {CLEAR_RULE}",
     ),
+    "an address in clear that only looks like loopback": (
+        address("http://127.0.0.999:8200"),
+        f"vault.address: {CLEAR_RULE}",
+    ),
     "an empty part in a host": (
         address("https://vault..svc:8200"),
         "vault.address: has a part between dots that is empty or longer than 63 characters",
@@ -69,6 +73,14 @@ RULES: dict[str, tuple[str, str]] = {
     "a proxy over TLS": (
         at_vault(more_vault='proxy = "https://proxy:3128"'),
         'vault.proxy: must be "http://HOST:PORT", with nothing before or behind it',
+    ),
+    "a proxy beside an address in clear": (
+        at_vault(vault='[vault]\naddress = "http://127.0.0.1:8200"\nproxy = "http://proxy:3128"'),
+        'vault.proxy: never carries what goes in clear; take it away, or write "https" in every address',
+    ),
+    "a proxy beside a fallback in clear": (
+        at_vault(more_vault='fallback_addresses = ["http://localhost:8200"]\nproxy = "http://proxy:3128"'),
+        'vault.proxy: never carries what goes in clear; take it away, or write "https" in every address',
     ),
     "a namespace with a leading slash": (at_vault(more_vault='namespace = "/team"'), f"vault.namespace: {SPACE_RULE}"),
     "an empty namespace": (at_vault(more_vault='namespace = ""'), f"vault.namespace: {SPACE_RULE}"),

@@ -273,6 +273,17 @@ async def test_a_redirect_that_makes_no_sense_is_refused_in_words_of_ours(locati
     assert len(server.seen) <= 3
 
 
+@pytest.mark.parametrize("host", ["vault.example:8200", "192.0.2.7:8200", "[2001:db8::1]:8200", "127.0.0.1.example:80"])
+async def test_an_allowed_redirect_leads_to_http_on_this_machine_only(host):
+    there = f"http://{host}/v1/sys/health"
+    async with (
+        Hostile(always(answer(307, b"", location=there))) as standby,
+        wire_to(standby, redirect_hosts=(host,)) as wire,
+    ):
+        with pytest.raises(BadResponse, match="no token is sent there in clear"):
+            await wire.call("GET", "sys/health", token=TOKEN)
+
+
 @pytest.mark.parametrize("path", ["/v1/sys/seal", "/login", "/v1/sys/health/", "/V1/sys/health"])
 async def test_a_redirect_to_another_path_is_refused_even_within_the_cluster(path):
     async with Hostile(FINE) as leader:

@@ -6,13 +6,14 @@ renderer's.
 
 from agent.config.model import Config
 from agent.config.places import Problem, dotted
-from agent.config.rules import logins, outputs, roles, servers, vaults
+from agent.config.rules import inputs, logins, outputs, roles, servers, vaults
 
 
 def problems(config: Config, *, allow_short: bool = False) -> list[Problem]:
     """Every mistake with its place."""
     return [
         *outputs.mistakes(config),
+        *inputs.mistakes(config),
         *servers.mistakes(config, short=allow_short),
         *vaults.mistakes(config, short=allow_short),
         *logins.mistakes(config),

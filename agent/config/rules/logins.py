@@ -109,6 +109,8 @@ def _values(at: Path, config: MethodConfig) -> Iterator[Problem]:
         value = getattr(config, key)
         if value is not None:
             yield from shapes.url((*at, key), value, plain=key == "metadata_endpoint")
+    if config.secret_id_file_path is not None and config.secret_id_file_path == config.role_id_file_path:
+        yield (*at, "secret_id_file_path"), "is role_id_file_path as well; each is a file of its own"
     yield from _together(at, config)
 
 

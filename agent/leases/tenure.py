@@ -330,6 +330,8 @@ class Tenure:
             # The upstream has said that this credential is dead, and there is nothing to put in its place yet.
             self.let_go(now)
         self.view = self._failures.failed(self.view, event, error, began, now, slow=slow)
+        if isinstance(error, AuthExpired):  # tried again with the next login, or let go for want of one
+            self.view = self._failures.forgiven(self.view, now)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ _PLACE = re.compile(rf"{_HOST}:([0-9]{{1,5}})", re.ASCII)
 _URL = re.compile(rf"(https?)://{_HOST}(?::([0-9]{{1,5}}))?", re.ASCII)
 _LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}", re.ASCII)
 _MAX_PORT = 65535
+_CLOUDS = ("fd00:ec2::254", "fd00:ec2::23")  # AWS: the instance's metadata and Pod Identity by IPv6
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -53,6 +54,16 @@ def everywhere(text: str) -> bool:
 def loopback(host: str) -> bool:
     """Whether what is sent to `host` stays on this machine."""
     return host.lower() in ("localhost", "::1") or (_LOOPBACK.fullmatch(host) is not None and _ip(host, 4))
+
+
+def link_local(host: str) -> bool:
+    """Whether `host` is an address that no router forwards to, as those are of a cloud's metadata service."""
+    from ipaddress import ip_address
+
+    try:
+        return host in _CLOUDS or ip_address(host).is_link_local
+    except ValueError:
+        return False
 
 
 def _ip(host: str, version: int) -> bool:

@@ -77,12 +77,20 @@ def _method(place: Path, method: Method) -> Iterator[Problem]:
         for key in ("mount_path", "namespace"):
             if getattr(method, key) is not None:
                 yield (*place, key), 'does not belong to type = "token_file", which logs in nowhere'
-    elif not _MOUNT.fullmatch(method.mount) or _DOTS.search(method.mount):
+    elif _misnamed(method):
         yield (*place, "mount_path"), 'is no mount; write it like "auth/kubernetes" or "kubernetes"'
     yield from shapes.namespace((*place, "namespace"), method.namespace)
     at = (*place, "config")
     yield from _keys(at, method)
     yield from _values(at, method.config)
+
+
+def _misnamed(method: Method) -> bool:
+    """Whether what stands there is no mount; a login's whole path, say."""
+    mount = method.mount
+    if not _MOUNT.fullmatch(mount) or _DOTS.search(mount):
+        return True
+    return mount.startswith(("v1/", "auth/")) or mount.endswith("/login")
 
 
 def _keys(at: Path, method: Method) -> Iterator[Problem]:
@@ -108,7 +116,7 @@ def _values(at: Path, config: MethodConfig) -> Iterator[Problem]:
     for key in ("sts_endpoint", "authority_host", "metadata_endpoint"):
         value = getattr(config, key)
         if value is not None:
-            yield from shapes.url((*at, key), value, plain=key == "metadata_endpoint")
+            yield from shapes.url((*at, key), value, near=key == "metadata_endpoint")
     if config.secret_id_file_path is not None and config.secret_id_file_path == config.role_id_file_path:
         yield (*at, "secret_id_file_path"), "is role_id_file_path as well; each is a file of its own"
     yield from _together(at, config)
@@ -135,8 +143,12 @@ def _certificate(name: str, vault: Vault, method: Method | None) -> Iterator[Pro
         return
     if method.config.client_cert is None and vault.client_cert is None:
         yield (VAULT, name), 'has no client_cert, and its method, type = "cert", has none either; name one of them'
-    elif vault.address.startswith("http://"):
-        yield (VAULT, name, "address"), 'has no TLS, but type = "cert" shows its certificate there: write "https"'
+    text = 'has no TLS, but type = "cert" shows its certificate there: write "https"'
+    if vault.address.startswith("http://"):
+        yield (VAULT, name, "address"), text
+    for n, address in enumerate(vault.fallback_addresses):
+        if address.startswith("http://"):
+            yield (VAULT, name, "fallback_addresses", n), text
 
 
 def _sink(place: Path, sink: TokenSink, config: Config) -> Iterator[Problem]:

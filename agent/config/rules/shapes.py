@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
-from agent.config.addresses import loopback, split_place, split_url
+from agent.config.addresses import link_local, loopback, split_place, split_url
 from agent.config.durations import format_duration
 from agent.config.model import Allow, Connection, PostgreSQL
 from agent.config.places import Path, Problem
@@ -129,19 +129,21 @@ def server(place: Path, at: Connection | PostgreSQL) -> Problems:
         )
 
 
-def url(place: Path, text: str, *, plain: bool = False) -> Problems:
-    """Where a server is asked; `plain` where TLS is not to be had."""
+def url(place: Path, text: str, *, near: bool = False) -> Problems:
+    """Where a server is asked; `near` where it is the machine's own metadata service, without TLS.
+
+    A name is not enough there: whoever answers for it in the DNS would be shown what proves who the pod is.
+    """
     found = split_url(text.removesuffix("/"))
     if found is None:
         yield place, 'must be "https://HOST:PORT", with nothing before or behind it'
         return
     scheme, host, _ = found
     yield from _labels(place, host)
-    if scheme == "http" and not plain and not local(host):
-        yield (
-            place,
-            'lets tokens and credentials travel in clear; only a loopback host may do without TLS: write "https"',
-        )
+    if scheme == "https" or local(host) or (near and link_local(host)):
+        return
+    only = "a loopback or link-local address" if near else "a loopback host"
+    yield place, f'lets tokens and credentials travel in clear; only {only} may do without TLS: write "https"'
 
 
 def location(place: Path, text: str) -> Problems:

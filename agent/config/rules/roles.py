@@ -212,7 +212,7 @@ def warnings(config: Config) -> Iterator[Problem]:
         yield from _overlapping(place, role)
         yield from _careless(place, role)
         if role.at_vault:
-            yield from vault_roles.warnings(place, role)
+            yield from vault_roles.warnings(place, name, role)
         if config.listener.unix is None and name not in read:
             yield place, "is obtained, but nobody can read it: no listener, and no template uses it"
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from agent.config.durations import format_duration
+from agent.config.durations import format_duration, parse_duration
 from agent.config.model import Role
 from agent.config.places import Path, Problem
 from agent.config.rules import shapes
@@ -14,7 +14,15 @@ UNLEASED = ("static", "kv")
 _PATH = re.compile(r"[A-Za-z0-9._~@:+=, -]+(?:/[A-Za-z0-9._~@:+=, -]+)*", re.ASCII)
 _MAX_PATH = 512
 _PARAMETER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_OURS = (("sys",), ("auth", "token"), ("cubbyhole",))
+_OURS = ("sys", "auth", "cubbyhole")
+_VERSION_1 = ("secret", "kv")
+"""Where key-value secrets of version 1 stand by custom; version 2 has "data" in their paths. Below, names are free."""
+
+_KINDS = {"creds": ("lease", "write"), "static-creds": ("static", "kv")}
+"""What a path of three parts or more can be, by the last but one."""
+
+_WRITTEN = ("issue", "sign", "sign-verbatim")
+_SECONDS = re.compile(r"[0-9]{1,10}", re.ASCII)
 _MINTED = "is for users that the agent makes itself; at a Vault, the role there says it"
 _QUOTA = "is counted in the journal of a [postgresql]; a Vault has lease-count quotas for it"
 _ELSEWHERE = {
@@ -69,7 +77,10 @@ def mistakes(place: Path, name: str, role: Role, *, short: bool) -> Iterator[Pro
         yield from shapes.between((*place, "poll"), role.poll, 0.05 if short else 1.0, 86400.0)
     elif _set(role, "poll"):
         yield (*place, "poll"), f'says nothing of kind = "{role.kind}"; its lease says when'
-    for key in role.parameters:
+    yield from _kind((*place, "kind"), role.kind, path.split("/"))
+    for key, value in role.parameters.items():
+        if key == "ttl" and not _length(value):
+            yield (*place, "parameters", key), 'is no duration; write it like "24h"'
         if not _PARAMETER.fullmatch(key):
             yield (*place, "parameters", key), "is no parameter; letters, digits, _ and -, at most 64 of them"
 
@@ -82,12 +93,39 @@ def _path(place: Path, path: str) -> Iterator[Problem]:
         yield place, f"is no path; parts between slashes, without a query, at most {_MAX_PATH} bytes"
     elif any(set(part) == {"."} for part in parts):
         yield place, 'is no path; no part is "." or ".."'
-    elif any(tuple(parts[: len(start)]) == start for start in _OURS):
-        yield place, "is where the agent's own login is kept and managed; for that there is [[auto_auth.sink]]"
+    elif parts[0] in _OURS or (any(part in _OURS for part in parts[1:-1]) and not _free(parts)):
+        yield (
+            place,
+            "is where the server manages itself and its logins; for the agent's own there is [[auto_auth.sink]]",
+        )
 
 
-def warnings(place: Path, role: Role) -> Iterator[Problem]:
+def _free(parts: list[str]) -> bool:
+    """Whether it is a key-value secret's path, which may say anything; behind a namespace too."""
+    return parts[0] in _VERSION_1 or "data" in parts[1:-1]
+
+
+def _kind(place: Path, kind: str, parts: list[str]) -> Iterator[Problem]:
+    """A path that another kind is for: each look of a "kv" or a "static" at a leased path would mint a user."""
+    last = parts[-2] if len(parts) > 2 and not _free(parts) else ""
+    if kind not in _KINDS.get(last, (kind,)):
+        what = "which is leased" if last == "creds" else "which nobody leases"
+        yield place, f'"{kind}" is not for {"/".join(("…", last, "…"))}, {what}; write kind = "{_KINDS[last][0]}"'
+
+
+def _length(text: str) -> bool:
+    """Whether a server reads it as a duration: seconds, or Go's notation."""
+    try:
+        return _SECONDS.fullmatch(text) is not None or parse_duration(text) >= 0
+    except ValueError:
+        return False
+
+
+def warnings(place: Path, name: str, role: Role) -> Iterator[Problem]:
     """What is accepted, and may surprise."""
+    parts = (role.path if role.path is not None else name).split("/")
+    if role.kind == "lease" and len(parts) > 2 and parts[-2] in _WRITTEN:
+        yield (*place, "kind"), f'"lease" reads, but …/{parts[-2]}/… is written to, as a rule; write kind = "write"'
     if role.kind == "write" and not role.parameters:
         yield (*place, "parameters"), 'are none; most paths of kind = "write" need some, such as common_name'
     if role.kind in UNLEASED:

@@ -21,7 +21,11 @@ MINTED = "is for users that the agent makes itself; at a Vault, the role there s
 QUOTA = "is counted in the journal of a [postgresql]; a Vault has lease-count quotas for it"
 HERE = "is for roles at a [vault]; the agent makes users at a [postgresql] itself"
 FORM_RULE = "is no path; parts between slashes, without a query, at most 512 bytes"
-OWN_RULE = "is where the agent's own login is kept and managed; for that there is [[auto_auth.sink]]"
+OWN_RULE = "is where the server manages itself and its logins; for the agent's own there is [[auto_auth.sink]]"
+KV = 'kind = "kv"\npath = "secret/data/app"'
+STATIC = 'kind = "static"\npath = "database/static-creds/app"'
+LEASED_RULE = 'is not for …/creds/…, which is leased; write kind = "lease"'
+STATIC_RULE = 'is not for …/static-creds/…, which nobody leases; write kind = "static"'
 POOLED = "is shorter than a pooled connection lives; some pools (HikariCP) keep one at least 30s"
 
 
@@ -58,6 +62,15 @@ RULES: dict[str, tuple[str, str]] = {
     "a token of one's own": (path("auth/token/create"), f"{ROLE_PATH}.path: {OWN_RULE}"),
     "what only the login may see": (path("cubbyhole/a"), f"{ROLE_PATH}.path: {OWN_RULE}"),
     "the server's own paths": (path("sys/leases/lookup"), f"{ROLE_PATH}.path: {OWN_RULE}"),
+    "a secret id for somebody else": (
+        at_vault(more_role='kind = "write"\npath = "auth/approle/role/b/secret-id"'),
+        f"{ROLE_PATH}.path: {OWN_RULE}",
+    ),
+    "a login": (path("auth/approle/login"), f"{ROLE_PATH}.path: {OWN_RULE}"),
+    "a namespace's own paths": (path("team/sys/raw/core"), f"{ROLE_PATH}.path: {OWN_RULE}"),
+    "a token in a namespace": (path("team/auth/token/create"), f"{ROLE_PATH}.path: {OWN_RULE}"),
+    "a login in a namespace of a namespace": (path("a/b/auth/jwt/login"), f"{ROLE_PATH}.path: {OWN_RULE}"),
+    "a namespace's cubbyhole": (path("team/cubbyhole/a"), f"{ROLE_PATH}.path: {OWN_RULE}"),
     "a name that is the agent's own login": (
         role_at("auth/token/lookup-self"),
         f'role."auth/token/lookup-self": {OWN_RULE}',
@@ -69,7 +82,7 @@ RULES: dict[str, tuple[str, str]] = {
         f'{ROLE_PATH}.kind: must be one of "lease", "write", "static", "kv"',
     ),
     "parameters of a kv": (
-        at_vault(more_role='kind = "kv"\nparameters = { version = "2" }'),
+        at_vault(more_role=KV + '\nparameters = { version = "2" }'),
         f'{ROLE_PATH}.parameters: say nothing of kind = "kv"; "lease" and "write" take them',
     ),
     "a parameter that is no string": (
@@ -90,12 +103,26 @@ RULES: dict[str, tuple[str, str]] = {
         f'{ROLE_PATH}.poll: says nothing of kind = "lease"; its lease says when',
     ),
     "a look all the time": (
-        at_vault(more_role='kind = "kv"\npoll = "10ms"'),
+        at_vault(more_role=f'{KV}\npoll = "10ms"'),
         f'{ROLE_PATH}.poll: "10ms" is out of range; "1s" to "1d"',
     ),
     "a look hardly ever": (
-        at_vault(more_role='kind = "static"\npoll = "2d"'),
+        at_vault(more_role=f'{STATIC}\npoll = "2d"'),
         f'{ROLE_PATH}.poll: "2d" is out of range; "1s" to "1d"',
+    ),
+    "users minted at every look": (at_vault(more_role='kind = "kv"'), f'{ROLE_PATH}.kind: "kv" {LEASED_RULE}'),
+    "users minted as if they stayed": (
+        at_vault(more_role='kind = "static"\npath = "team/database/creds/app"'),
+        f'{ROLE_PATH}.kind: "static" {LEASED_RULE}',
+    ),
+    "a static role as a lease": (path("database/static-creds/app"), f'{ROLE_PATH}.kind: "lease" {STATIC_RULE}'),
+    "a static role as a write": (
+        at_vault(more_role='kind = "write"\npath = "database/static-creds/app"'),
+        f'{ROLE_PATH}.kind: "write" {STATIC_RULE}',
+    ),
+    "a certificate's life in words": (
+        at_vault(more_role='kind = "write"\npath = "pki/issue/web"\nparameters = { ttl = "banana" }'),
+        f'{ROLE_PATH}.parameters.ttl: is no duration; write it like "24h"',
     ),
     # -- what only PostgreSQL has
     "a group": (at_vault(more_role='group = "readers"'), f"{ROLE_PATH}.group: {MINTED}"),
@@ -152,7 +179,6 @@ SOUND = {
     "a name in five parts": role_at("team/database/prod/creds/app"),
     "AWS": role_at("aws/creds/ci-deploy-role"),
     "an identity token": role_at("identity/oidc/token/app"),
-    "a secret id for somebody else": at_vault(more_role='kind = "write"\npath = "auth/approle/role/b/secret-id"'),
     "a path of its own": path("secret/data/app/settings"),
     "an overlap of a lease whose length nobody knows": at_vault(more_role='overlap = "2h"\nmargin = "1m"'),
     "a TTL beyond a day": at_vault(more_role='default_ttl = "48h"'),
@@ -165,6 +191,10 @@ SOUND = {
     ),
     "a kv": at_vault(more_role='kind = "kv"\npath = "secret/data/app"\npoll = "1m"'),
     "a static role": at_vault(more_role='kind = "static"\npath = "database/static-creds/app"\npoll = "1h"'),
+    "a key-value secret of any name": at_vault(more_role='kind = "kv"\npath = "team/kv-2/data/sys/creds/app"'),
+    "a key-value secret of any name, in version 1": at_vault(more_role='kind = "kv"\npath = "secret/auth/creds/app"'),
+    "a role called sys": path("database/creds/sys"),
+    "a lease by writing": at_vault(more_role='kind = "write"\npath = "aws/creds/app"\nparameters = { ttl = "3600" }'),
     "a lazy role": at_vault(more_role="lazy = true\nrequired = false"),
 }
 
@@ -175,7 +205,7 @@ def test_what_makes_sense_is_accepted(text: str) -> None:
 
 
 def test_a_look_may_be_short_in_tests() -> None:
-    assert wrong(at_vault(more_role='kind = "kv"\npoll = "100ms"'), allow_short=True) == []
+    assert wrong(at_vault(more_role=f'{KV}\npoll = "100ms"'), allow_short=True) == []
 
 
 def test_secrethubs_variables_are_defaults_here_too() -> None:
@@ -192,7 +222,7 @@ NOWHERE = (
 )
 WARNINGS = {
     "nowhere to try it": ("", [NOWHERE]),
-    "nowhere to try a static role": ('kind = "static"', [NOWHERE]),
+    "nowhere to try a static role": (STATIC, [NOWHERE]),
     "no CA to try it with": (
         'connection = { host = "db", dbname = "a", sslmode = "verify-full" }',
         [
@@ -205,18 +235,26 @@ WARNINGS = {
         [f'{ROLE_PATH}.parameters: are none; most paths of kind = "write" need some, such as common_name'],
     ),
     "a renewal of what nobody leases": (
-        'kind = "kv"\nlease_renewal_threshold = 0.5\nmax_lifetime = "1h"',
+        f'{KV}\nlease_renewal_threshold = 0.5\nmax_lifetime = "1h"',
         [
             f'{ROLE_PATH}.max_lifetime: has no effect: nobody leases what kind = "kv" reads',
             f'{ROLE_PATH}.lease_renewal_threshold: has no effect: nobody leases what kind = "kv" reads',
         ],
     ),
     "an overlap of what rotates": (
-        'kind = "static"\nverify = []\noverlap = "10s"\ndrain = "1s"',
+        f'{STATIC}\nverify = []\noverlap = "10s"\ndrain = "1s"',
         [
             f'{ROLE_PATH}.overlap: has no effect: nobody leases what kind = "static" reads',
             f'{ROLE_PATH}.drain: has no effect: nobody leases what kind = "static" reads',
         ],
+    ),
+    "a certificate that is read": (
+        'verify = []\npath = "pki/issue/web"',
+        [f'{ROLE_PATH}.kind: "lease" reads, but …/issue/… is written to, as a rule; write kind = "write"'],
+    ),
+    "a signature that is read": (
+        'verify = []\npath = "team/ssh/sign/app"',
+        [f'{ROLE_PATH}.kind: "lease" reads, but …/sign/… is written to, as a rule; write kind = "write"'],
     ),
     "a TTL below 5 min": (
         'verify = []\ndefault_ttl = "2m"\noverlap = "40s"',
@@ -247,7 +285,7 @@ def test_what_may_surprise_is_named(more: str, expected: list[str]) -> None:
         'connection = { host = "db", dbname = "app" }',
         'connection = { host = "db", dbname = "app", sslmode = "verify-full" }\n'
         'verify = [{ host = "db", dbname = "app", sslmode = "verify-full", sslrootcert = "/ca.pem" }]',
-        'kind = "kv"',
+        KV,
         'verify = []\noverlap = "5s"',
     ],
 )
@@ -271,8 +309,8 @@ POOLS = "pools: longest connection life + longest transaction must stay within t
             "ttl as granted, 1h asked for at renewals, replaced with an overlap of 10m before the Vault ends it, at "
             f"most 12h old; {POOLS}",
         ),
-        ('kind = "kv"\npoll = "1m"', "looked at every 1m, and handed over again when it has changed"),
-        ('kind = "static"', "looked at every 5m and after each rotation, which ends the old password at once"),
+        (f'{KV}\npoll = "1m"', "looked at every 1m, and handed over again when it has changed"),
+        (STATIC, "looked at every 5m and after each rotation, which ends the old password at once"),
     ],
 )
 def test_the_advice_invents_no_numbers(more: str, expected: str) -> None:

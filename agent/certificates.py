@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent import log
+from agent import log, regular
 from agent.clock import Clock
 from agent.log import Event
 from agent.offload import in_daemon_thread
@@ -73,8 +73,8 @@ def first_end(path: Path) -> float:
         OSError: the file cannot be read.
         ValueError: it holds none.
     """
-    with path.open("rb") as file:
-        return first_end_in(file.read(_LARGEST).decode("latin-1"))
+    data, _ = regular.read(str(path), _LARGEST)
+    return first_end_in(data.decode("latin-1"))
 
 
 def first_end_in(text: str) -> float:

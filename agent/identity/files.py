@@ -5,11 +5,11 @@ are followed, since the kubelet's files are links to links (`token -> ..data/tok
 """
 
 import hashlib
-import os
 import re
 import stat
 from dataclasses import dataclass, field
 
+from agent import regular
 from agent.errors import NoIdentity
 from agent.leases.lease import Secret
 
@@ -88,29 +88,15 @@ def read(source: Source) -> Reading:
         return _opened(source)
     except FileNotFoundError:
         return _of_no_use(source, _NOT_THERE)
+    except regular.NotAFile as error:
+        return _of_no_use(source, str(error.strerror))
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         return _of_no_use(source, f"cannot be read ({getattr(error, 'strerror', None) or 'no such path'})")
 
 
 def _opened(source: Source) -> Reading:
-    # Without O_NONBLOCK a pipe in the file's place would hold the thread until somebody opens its other end.
-    descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return _of_no_use(source, f"is {_kind(found.st_mode)}, not a file")
-        data = _up_to(descriptor, source.largest + 1)
-    finally:
-        os.close(descriptor)
-    return _judged(source, data, stat.S_IMODE(found.st_mode))
-
-
-def _up_to(descriptor: int, size: int) -> bytes:
-    parts, left = [], size
-    while left and (part := os.read(descriptor, left)):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+    data, mode = regular.read(source.path, source.largest + 1)
+    return _judged(source, data, mode)
 
 
 def _judged(source: Source, data: bytes, mode: int) -> Reading:
@@ -130,9 +116,3 @@ def _judged(source: Source, data: bytes, mode: int) -> Reading:
 
 def _of_no_use(source: Source, problem: str) -> Reading:
     return Reading(source=source, mark=problem, problem=problem)
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"

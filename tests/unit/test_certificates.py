@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import itertools
+import os
 import shutil
 import ssl
 import subprocess
@@ -69,6 +70,13 @@ def test_what_is_cut_short_is_no_certificate(tmp_path: Path) -> None:
     for cut in range(len(der)):
         with pytest.raises(ValueError, match=r"\w"):
             first_end_in(pem(der[:cut]))
+
+
+def test_a_pipe_in_the_files_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cert")
+
+    with pytest.raises(OSError, match="is a pipe, not a file"):
+        first_end(tmp_path / "cert")
 
 
 @pytest.mark.parametrize("text", ["", "hello", pem(b"")[:-9], "-----BEGIN CERTIFICATE-----\nA\n-----END"])

@@ -58,7 +58,7 @@ class ClusterAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no types
         """The answer to one request; `path` is quoted already, and begins below /v1/.
 
         Raises:
-            NotSent, GivenUp, Lost, Garbled: there is none.
+            NotSent, GivenUp, Lost, Garbled, tls.BadFiles: there is none.
         """
         self._transport.route = route
         self.base_uri = f"{route.address.label}{route.address.base}"

@@ -11,7 +11,7 @@ from agent.engines.vault.addresses import Address, Addresses, Refused
 from agent.engines.vault.answers import Answer
 from agent.engines.vault.errand import Asked, Begin, Outcome
 from agent.engines.vault.sockets import Bounds
-from agent.engines.vault.tls import Contexts
+from agent.engines.vault.tls import BadFiles, Contexts
 from agent.engines.vault.transport import Garbled, GivenUp, Lost, NotSent, Reply, Route
 from agent.errors import BadResponse, Unavailable, UpstreamError
 
@@ -66,6 +66,8 @@ class Asker:
                 return self._ask_at(call, address)
             except GivenUp:
                 break
+            except BadFiles as mistake:  # ours, not the server's: no other address would do, and none is to blame
+                return Outcome(error=Unavailable(f"{self._name}: {mistake}"))
             except NotSent as problem:
                 problems.append(f"{address.label}: {problem}")
                 self._addresses.unreachable(str(problem))

@@ -1,21 +1,22 @@
-"""TLS to a cluster: contexts made from the files as they are now, and what went wrong in words with a remedy.
+"""TLS to a cluster: contexts made from the files as they are now, and what went wrong in words with a remedy."""
 
-Nothing of the environment enters: no SSL_CERT_FILE, SSL_CERT_DIR or SSLKEYLOGFILE, which a context made by
-`ssl.create_default_context` would obey.
-"""
-
+import contextlib
 import os
 import ssl
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from agent import regular, trust
 from agent.config.upstreams import Vault
 from agent.engines.vault.sockets import TlsSocket
 
-# Where distributions keep the CAs that they trust, after the places that OpenSSL was built with.
-_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _KEPT = 4
+_LARGEST = 4 << 20
+"""Bytes of one file; a system's bundle of all public CAs has 220 KiB."""
+
+_PATIENCE = 1.0
+"""Seconds to wait for another thread that looks at the files. They take it milliseconds, or their mount is dead."""
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h.
 _UNTRUSTED = (2, 18, 19, 20, 21, 24, 27)
@@ -38,7 +39,7 @@ Stamp = tuple[object, ...]
 
 
 class BadFiles(Exception):
-    """A certificate's, key's or CA's file is of no use; the text names it."""
+    """A certificate's, key's or CA's file is of no use; the text names it, and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,48 @@ class Tls:
     stamp: Stamp
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """One of the files; `key` is the configuration's."""
+
+    what: str
+    path: str
+    key: str
+
+    def stamp(self) -> Stamp:
+        """Differs where the contents do."""
+        try:
+            found = os.stat(self.path)
+        except (OSError, ValueError) as problem:
+            raise self._unreadable(problem) from problem
+        return self.what, self.path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def read(self) -> bytes:
+        """What is in it."""
+        try:
+            data, _ = regular.read(self.path, _LARGEST + 1)
+        except (OSError, ValueError) as problem:
+            raise self._unreadable(problem) from problem
+        if len(data) > _LARGEST:
+            raise BadFiles(f"{self.what} {self.path} cannot be read: it is larger than 4 MiB; {self._remedy}")
+        return data
+
+    def _unreadable(self, problem: Exception) -> BadFiles:
+        why = (isinstance(problem, OSError) and problem.strerror) or "no such path"
+        why = f"it {why}" if isinstance(problem, regular.NotAFile) else why
+        return BadFiles(f"{self.what} {self.path} cannot be read: {why}; {self._remedy}")
+
+    @property
+    def _remedy(self) -> str:
+        return f"put it there (PEM), or set {self.key}"
+
+
 class Contexts:
     """Contexts of one cluster; shared by threads. They cost milliseconds and megabytes, so they are kept."""
 
     def __init__(self, server: Vault) -> None:
         self._server = server
+        self._looking = threading.Lock()
         self._lock = threading.Lock()
         self._made: dict[Stamp, ssl.SSLContext] = {}
 
@@ -71,68 +109,105 @@ class Contexts:
         server = self._server
         if certificate is None and server.client_cert and server.client_key:
             certificate = (server.client_cert, server.client_key)
-        stamp = (certificate, *(_stamp("ca_cert", path) for path in [server.ca_cert] if path))
-        stamp += tuple(_stamp("client certificate", path) for path in certificate or ())
+        authority = _File(what="ca_cert", path=server.ca_cert, key="ca_cert") if server.ca_cert else None
+        own = _pair(*certificate) if certificate else ()
+        files = (*([authority] if authority else []), *own)
+        with self._alone(files):
+            stamp = tuple(file.stamp() for file in files)
+            with self._lock:
+                context = self._made.get(stamp)
+            read = {} if context else {file: file.read() for file in files}
+        if context is None:
+            context = self._make(authority, own, read)
         with self._lock:
-            context = self._made.pop(stamp, None) or self._make(certificate)
+            self._made.pop(stamp, None)
             self._made[stamp] = context  # the newest last
             while len(self._made) > _KEPT:
                 del self._made[next(iter(self._made))]
         return Tls(context=context, stamp=stamp)
 
-    def _make(self, certificate: tuple[str, str] | None) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    @contextlib.contextmanager
+    def _alone(self, files: tuple[_File, ...]) -> Iterator[None]:
+        """One thread looks at a time: where a mount is dead it hangs there for ever, and the others do not."""
+        if not self._looking.acquire(timeout=_PATIENCE):
+            names = " and ".join(file.path for file in files)
+            raise BadFiles(f"{names} cannot be read: the file system does not answer; look at the mount")
+        try:
+            yield
+        finally:
+            self._looking.release()
+
+    def _make(self, authority: _File | None, own: tuple[_File, ...], read: dict[_File, bytes]) -> ssl.SSLContext:
+        context = trust.bare_context()
         context.sslsocket_class = TlsSocket
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # ca_cert may be an intermediate, as for Go's clients
-        context.set_alpn_protocols(["http/1.1"])
         if self._server.tls_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        elif authority is not None:
+            _trust(context, authority, read[authority])
         else:
-            _trust(context, self._server.ca_cert)
-        if certificate:
-            _present(context, *certificate)
+            _trust_system(context)
+        if own:
+            _present(context, own[0], own[1], read)
         return context
 
 
-def _stamp(what: str, path: str) -> Stamp:
+def _pair(certificate: str, key: str) -> tuple[_File, _File]:
+    return (
+        _File(what="client certificate", path=certificate, key="client_cert"),
+        _File(what="client key", path=key, key="client_key"),
+    )
+
+
+def _trust(context: ssl.SSLContext, authority: _File, data: bytes) -> None:
     try:
-        found = os.stat(path)
+        # Bundles have the CAs' names beside the certificates, in any encoding.
+        context.load_verify_locations(cadata=data.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as problem:  # ValueError: it is empty
+        raise BadFiles(f"ca_cert {authority.path}: {_file_words(problem)}") from problem
+
+
+def _trust_system(context: ssl.SSLContext) -> None:
+    try:
+        trust.trust_system(context)
     except OSError as problem:
-        raise BadFiles(f"{what} {path}: {problem.strerror}") from problem
-    return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        raise BadFiles(f"{problem.strerror}: set ca_cert") from problem
 
 
-def _trust(context: ssl.SSLContext, ca_cert: str | None) -> None:
-    if ca_cert is not None:
-        try:
-            context.load_verify_locations(ca_cert)
-        except OSError as problem:  # an SSLError is one
-            raise BadFiles(f"ca_cert {ca_cert}: {_file_words(problem)}") from problem
-        return
-    built = ssl.get_default_verify_paths()
-    file = next((path for path in (built.openssl_cafile, *_BUNDLES) if path and Path(path).is_file()), None)
-    folder = built.openssl_capath if built.openssl_capath and Path(built.openssl_capath).is_dir() else None
-    if file is None and folder is None:
-        raise BadFiles("this system keeps no CA certificates: set ca_cert")
-    context.load_verify_locations(file, folder)
-
-
-def _present(context: ssl.SSLContext, file: str, key: str) -> None:
+def _present(context: ssl.SSLContext, certificate: _File, key: _File, read: dict[_File, bytes]) -> None:
     def no_password() -> str:  # without it, OpenSSL would ask a terminal
-        raise BadFiles(f"client key {key} is encrypted: give one that is not")
+        raise BadFiles(f"client key {key.path} is encrypted: give one that is not")
 
     try:
-        context.load_cert_chain(file, key, password=no_password)
+        with _as_file(certificate, read) as one, _as_file(key, read) as other:
+            context.load_cert_chain(one, other, password=no_password)
     except OSError as problem:
-        raise BadFiles(f"client certificate {file} with key {key}: {_file_words(problem)}") from problem
+        words = _file_words(problem)
+        raise BadFiles(f"client certificate {certificate.path} with key {key.path}: {words}") from problem
 
 
-def _file_words(problem: OSError) -> str:
-    if not isinstance(problem, ssl.SSLError):
+@contextlib.contextmanager
+def _as_file(file: _File, read: dict[_File, bytes]) -> Iterator[str]:
+    """A path for OpenSSL, which takes a client's certificate and key in no other form.
+
+    It leads to what has been read, in memory: whatever stands in the file's place by now is not opened.
+    """
+    try:
+        held = os.fdopen(os.memfd_create("pem"), "wb")
+    except (AttributeError, OSError):  # only Linux has it, and a sandbox may forbid it
+        yield file.path
+        return
+    with held:
+        held.write(read[file])
+        held.flush()
+        yield f"/proc/self/fd/{held.fileno()}"
+
+
+def _file_words(problem: Exception) -> str:
+    if isinstance(problem, OSError) and not isinstance(problem, ssl.SSLError):
         return str(problem.strerror)
-    if problem.reason == "KEY_VALUES_MISMATCH":
+    if isinstance(problem, ssl.SSLError) and problem.reason == "KEY_VALUES_MISMATCH":
         return "they do not belong together"
     return "there is no certificate or key in it that can be used"
 

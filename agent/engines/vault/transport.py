@@ -141,6 +141,7 @@ class Transport(requests.adapters.BaseAdapter):
 
         Raises:
             NotSent, GivenUp, Lost, Garbled: there is none.
+            tls.BadFiles: nothing was sent, to whichever address.
         """
         address = self.route.address
         stamp, context = self._tls()
@@ -155,10 +156,7 @@ class Transport(requests.adapters.BaseAdapter):
     def _tls(self) -> tuple[tls.Stamp, ssl.SSLContext | None]:
         if self.route.address.scheme != "https":
             return (), None
-        try:
-            found = self._contexts.get(self.route.certificate)
-        except tls.BadFiles as problem:
-            raise NotSent(str(problem)) from problem
+        found = self._contexts.get(self.route.certificate)
         return found.stamp, found.context
 
     def _take(self, address: Address, stamp: tls.Stamp) -> http.client.HTTPConnection | None:

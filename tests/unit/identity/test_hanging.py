@@ -23,7 +23,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         gate.wait(30)
         return opened(path, flags)
 
-    monkeypatch.setattr("agent.identity.files.os.open", hanging)
+    monkeypatch.setattr("agent.regular.os.open", hanging)
     yield gate
     gate.set()
 

@@ -239,27 +239,102 @@ async def test_the_servers_certificate_may_rotate(authority):
         assert server.connections == 2
 
 
+async def mistake(server: Hostile | str, **settings: Any) -> str:
+    """What a call ends with that our own files prevent: no outage of the server, so nobody waits for its return."""
+    async with wire_to(server, **settings) as wire:
+        with pytest.raises(Unavailable) as caught:
+            await wire.call("GET", "database/creds/app", token=TOKEN, deadline=20)
+    assert (caught.value.unreachable, caught.value.outcome_unknown) == (False, False)
+    assert "cannot be reached" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+    return str(caught.value)
+
+
 async def test_files_that_are_missing_or_of_no_use_are_named(authority, tmp_path):
     cert, key = authority.client()
     other = authority.client("other")[1]
-    junk = tmp_path / "junk.pem"
+    junk, empty, large, pipe = (tmp_path / name for name in ("junk.pem", "empty.pem", "large.pem", "pipe"))
     junk.write_text("hvs.canary")
+    empty.write_text("")
+    with large.open("wb") as file:
+        file.truncate(5 << 20)
+    os.mkfifo(pipe)
     locked = tmp_path / "locked.key"
     private = serialization.load_pem_private_key(key.read_bytes(), None)
     form, lock = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"canary")
     locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, lock))
+    lost, no_file = "/nonexistent/pem", "cannot be read: No such file or directory; put it there (PEM), or set"
+    no_pipe, of_no_use = (
+        "cannot be read: it is a pipe, not a file; put it there (PEM), or set",
+        "there is no certificate",
+    )
     cases = [
-        ({"ca_cert": "/nonexistent/ca.pem"}, "ca_cert /nonexistent/ca.pem: No such file"),
-        ({"ca_cert": str(junk)}, f"ca_cert {junk}: there is no certificate"),
-        ({"client_cert": str(cert), "client_key": "/nonexistent/key"}, "client certificate /nonexistent/key: No such"),
+        ({"ca_cert": lost}, f"ca_cert {lost} {no_file} ca_cert"),
+        ({"ca_cert": str(junk)}, f"ca_cert {junk}: {of_no_use}"),
+        ({"ca_cert": str(empty)}, f"ca_cert {empty}: {of_no_use}"),
+        ({"ca_cert": str(large)}, f"ca_cert {large} cannot be read: it is larger than 4 MiB"),
+        ({"ca_cert": str(pipe)}, f"ca_cert {pipe} {no_pipe} ca_cert"),
+        ({"ca_cert": str(tmp_path)}, f"ca_cert {tmp_path} cannot be read: it is a directory, not a file"),
+        ({"ca_cert": "/dev/zero"}, "ca_cert /dev/zero cannot be read: it is a device or socket, not a file"),
+        ({"client_cert": str(cert), "client_key": lost}, f"client key {lost} {no_file} client_key"),
+        ({"client_cert": lost, "client_key": str(key)}, f"client certificate {lost} {no_file} client_cert"),
+        ({"client_cert": str(pipe), "client_key": str(key)}, f"client certificate {pipe} {no_pipe} client_cert"),
+        ({"client_cert": str(cert), "client_key": str(pipe)}, f"client key {pipe} {no_pipe} client_key"),
         ({"client_cert": str(junk), "client_key": str(key)}, f"client certificate {junk} with key {key}"),
         ({"client_cert": str(cert), "client_key": str(other)}, "they do not belong together"),
         ({"client_cert": str(cert), "client_key": str(locked)}, f"client key {locked} is encrypted"),
     ]
     async with Hostile(FINE, tls=context_of(authority)) as server:
         for settings, words in cases:
-            said = await refusal(server, **{"ca_cert": str(authority.file)} | settings)
-            assert words in said
+            said = await mistake(server, **{"ca_cert": str(authority.file)} | settings)
+            assert said.startswith(f"vault: {words}") or words in said, said
+        assert server.seen == []
+
+
+async def test_our_own_files_speak_against_no_server_and_once_mended_serve_at_once(authority, tmp_path):
+    """A pipe once held every thread of the upstream, for good."""
+    bundle = tmp_path / "ca.pem"
+    os.mkfifo(bundle)
+    async with (
+        Hostile(FINE, tls=context_of(authority)) as one,
+        Hostile(FINE, tls=context_of(authority)) as two,
+        wire_to(one, two, ca_cert=str(bundle)) as wire,
+    ):
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="is a pipe, not a file"):
+                await wire.call("GET", "sys/health")
+        bundle.unlink()
+        bundle.write_bytes("Büro-CA\n".encode("latin-1") + authority.file.read_bytes())
+
+        assert (await wire.call("GET", "sys/health")).ok
+        assert (len(one.seen), two.connections) == (1, 0)
+
+
+async def test_a_mount_that_hangs_holds_one_thread_and_is_named_by_the_others(authority, monkeypatch):
+    real, back, hangs = os.stat, threading.Event(), threading.Event()
+    bundle = str(authority.file)
+
+    def dead(path: Any, *args: Any, **how: Any) -> os.stat_result:
+        if path == bundle:
+            hangs.set()
+            back.wait(60)
+        return real(path, *args, **how)
+
+    async with (
+        Hostile(FINE, tls=context_of(authority)) as server,
+        wire_to(server, ca_cert=bundle, connect_timeout=60.0) as wire,
+    ):
+        monkeypatch.setattr(os, "stat", dead)
+        first = asyncio.create_task(wire.call("GET", "sys/health", deadline=60))
+        await asyncio.to_thread(hangs.wait, 10)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="the file system does not answer; look at the mount") as caught:
+                await wire.call("GET", "sys/health", deadline=60)
+            assert bundle in str(caught.value)
+        back.set()
+
+        assert (await first).ok
+        assert (await wire.call("GET", "sys/health")).ok
 
 
 async def test_an_intermediate_may_be_all_that_is_trusted(authority, tmp_path):

@@ -31,7 +31,8 @@ _LATEST = 2 * CALL_DEADLINE
 """Seconds after which no answer comes any more, and none is being seen to."""
 
 
-_MOMENT = 2.0
+_MOMENT = 0.5
+"""Longest wait (seconds) for a server to say that it is well, when a call to it was waited for in vain."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,15 @@ class _Probe:
         self.failed = False
 
 
+class _Asked:
+    """One question to the upstream itself, whether it is well."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.alive = False
+        self.given_up = True
+
+
 class Circuit:
     """The gate of one upstream.
 
@@ -70,6 +79,7 @@ class Circuit:
         self._retries = asyncio.Semaphore(max(1, limit // 2))
         self._fault = ""
         self._probe: _Probe | None = None
+        self._asked: _Asked | None = None
 
     def __repr__(self) -> str:
         return f"Circuit({self.name}, {self.state})"
@@ -123,7 +133,21 @@ class Circuit:
 
     async def _only_slow(self, timed_out: bool) -> bool:
         """Whether what was waited for in vain hangs behind the upstream, and the upstream itself is well."""
-        return timed_out and self._alive is not None and await self._alive()
+        if not timed_out or self._alive is None:
+            return False
+        while self._asked is not None:  # one asks for all whose calls have ended at about the same time
+            asked = self._asked
+            await asked.over.wait()
+            if not asked.given_up:
+                return asked.alive
+        asked = self._asked = _Asked()
+        try:
+            asked.alive = await self._alive()
+            asked.given_up = False
+        finally:
+            self._asked = None
+            asked.over.set()
+        return asked.alive
 
     def _begin_probe(self, place: contextlib.AsyncExitStack) -> None:
         probe = self._probe = _Probe()

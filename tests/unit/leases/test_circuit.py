@@ -238,3 +238,67 @@ async def test_the_stop_keeps_its_deadline_although_others_hold_every_place(cloc
 async def test_the_open_gate_lets_everybody_through_at_once() -> None:
     async with OPEN.turn(), OPEN.turn():
         pass
+
+
+async def test_calls_that_end_together_in_vain_ask_once_whether_the_upstream_is_well(clock: FakeClock) -> None:
+    asked: list[float] = []
+
+    async def alive() -> bool:
+        asked.append(clock.now())
+        await clock.sleep(0.3)
+        return True
+
+    circuit = Circuit("vault", alive=alive)
+
+    async def hang() -> None:
+        async with circuit.turn():
+            await clock.sleep(1.0)
+            raise Unavailable("no answer", unreachable=True, timed_out=True)
+
+    calls = [asyncio.create_task(hang()) for _ in range(4)]
+    await clock.advance(2.0)
+
+    assert len(asked) == 1
+    assert all(isinstance(call.exception(), Unavailable) for call in calls)
+    assert circuit.state == "closed"
+
+
+async def test_one_who_is_cancelled_while_asking_leaves_the_question_to_the_next(clock: FakeClock) -> None:
+    async def alive() -> bool:
+        await clock.sleep(0.3)
+        return True
+
+    circuit = Circuit("vault", alive=alive)
+
+    async def hang() -> None:
+        async with circuit.turn():
+            await clock.sleep(1.0)
+            raise Unavailable("no answer", unreachable=True, timed_out=True)
+
+    first, second = asyncio.create_task(hang()), asyncio.create_task(hang())
+    await clock.advance(1.1)
+    first.cancel()
+    await clock.advance(1.0)
+
+    assert first.cancelled()
+    assert isinstance(second.exception(), Unavailable)
+    assert circuit.state == "closed"
+
+
+async def test_tries_after_a_failure_leave_half_the_places_to_others(clock: FakeClock) -> None:
+    circuit = Circuit("vault", limit=4)
+    inside: list[str] = []
+
+    async def call(name: str, *, retrying: bool) -> None:
+        async with circuit.turn(retrying=retrying):
+            inside.append(name)
+            await clock.sleep(10)
+
+    calls = [asyncio.create_task(call(f"retry-{n}", retrying=True)) for n in range(6)]
+    await clock.advance(0)
+    calls += [asyncio.create_task(call(f"first-{n}", retrying=False)) for n in range(2)]
+    await clock.advance(1)
+
+    assert sorted(inside) == ["first-0", "first-1", "retry-0", "retry-1"]
+    for each in calls:
+        each.cancel()

@@ -9,11 +9,30 @@ from collections.abc import MutableMapping
 
 _PR_SET_DUMPABLE = 4
 
-AMBIENT = (
-    *("DB_PASSWORD", "DATABASE_URL", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE", "BAO_TOKEN", "BAO_ADDR"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+_OF_A_VAULT = (
+    *(
+        "TOKEN",
+        "ADDR",
+        "AGENT_ADDR",
+        "NAMESPACE",
+        "PROXY_ADDR",
+        "HTTP_PROXY",
+        "SRV_LOOKUP",
+        "REDIRECT_ADDR",
+        "WRAP_TTL",
+    ),
+    *("CACERT", "CACERT_BYTES", "CAPATH", "CLIENT_CERT", "CLIENT_KEY", "TLS_SERVER_NAME", "SKIP_VERIFY", "MFA"),
 )
-"""Variables that libraries would pick up behind our back: a static fallback, or another server than the configured.
+
+AMBIENT = (
+    *("DB_PASSWORD", "DATABASE_URL"),
+    *(f"{product}_{name}" for product in ("VAULT", "BAO") for name in _OF_A_VAULT),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+"""Variables that libraries would pick up behind our back: a static fallback, another server than the configured,
+another CA, or a file for the keys of TLS. The products' own are named one by one: a service that is called vault gives
+every pod VAULT_PORT and the like, which mean nothing here.
 Beside them everything that begins with PG, which is libpq's."""
 
 

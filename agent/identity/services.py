@@ -1,7 +1,7 @@
 """Asks the services that vouch for a pod in a cloud: STS, Entra ID, and metadata servers.
 
-One request, one answer, nothing more: no redirect is followed, no proxy and no netrc of the environment is looked at,
-and TLS is checked; what comes back is bounded in size and time, and is hostile until looked at. Plain HTTP goes to
+One request, one answer, nothing more: no redirect is followed, and no proxy, netrc or CA of the environment is looked
+at; TLS is checked; what comes back is bounded in size and time, and is hostile until looked at. Plain HTTP goes to
 loopback and to metadata servers only, which speak nothing else.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from agent import trust
 from agent.clock import Clock
 from agent.errors import BadResponse, NoIdentity, RateLimited, Unavailable
 from agent.leases.lease import Secret
@@ -199,12 +200,18 @@ def _connection(question: Question) -> http.client.HTTPConnection:
     parts = urlsplit(question.url)
     host, port = parts.hostname or "", parts.port
     if parts.scheme == "https" and host:
-        return http.client.HTTPSConnection(host, port, timeout=DEADLINE, context=ssl.create_default_context())
+        return http.client.HTTPSConnection(host, port, timeout=DEADLINE, context=_context())
     if parts.scheme == "http" and (question.metadata or _loopback(host)):
         return http.client.HTTPConnection(host, port, timeout=DEADLINE)
     raise NoIdentity(
         f"{question.service}: a proof goes over https only, and this address is another; {question.remedy}"
     )
+
+
+def _context() -> ssl.SSLContext:
+    context = trust.bare_context()
+    trust.trust_system(context)
+    return context
 
 
 def _loopback(host: str) -> bool:

@@ -39,3 +39,13 @@ def test_ambient_credentials_are_dropped_and_named() -> None:
     assert sorted(found) == ["DB_PASSWORD", "PGPASSWORD", "PGTZ", "VAULT_TOKEN"]
     assert environ == {"HOME": "/"}
     assert "DATABASE_URL" in AMBIENT
+
+
+@pytest.mark.parametrize("product", ["VAULT", "BAO"])
+def test_what_leads_to_another_server_or_another_ca_is_dropped(product: str) -> None:
+    ours = [f"{product}_{name}" for name in ("ADDR", "AGENT_ADDR", "PROXY_ADDR", "CACERT", "CAPATH", "SKIP_VERIFY")]
+    tls = ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+    environ = dict.fromkeys([*ours, *tls, "VAULT_PORT_8200_TCP", "VAULT_SERVICE_HOST"], "x")
+
+    assert drop_ambient(environ) == [*ours, *tls]
+    assert list(environ) == ["VAULT_PORT_8200_TCP", "VAULT_SERVICE_HOST"]

@@ -173,7 +173,11 @@ def untrusted(tmp_path: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
-async def test_a_certificate_that_nobody_trusts_gets_no_proof(clock: FakeClock, untrusted: ssl.SSLContext) -> None:
+@pytest.mark.parametrize("ambient", [False, True], ids=["by nobody", "by the environment alone"])
+async def test_a_certificate_that_is_trusted_by_nobody_or_by_the_environment_gets_no_proof(
+    clock: FakeClock, untrusted: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ambient: bool
+) -> None:
+    """Nor are the keys of TLS written to where the environment says."""
     got = bytearray()
 
     def serve(listener: socket.socket) -> None:
@@ -184,6 +188,10 @@ async def test_a_certificate_that_nobody_trusts_gets_no_proof(clock: FakeClock, 
         except OSError:
             connection.close()
 
+    if ambient:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+        monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
@@ -192,6 +200,7 @@ async def test_a_certificate_that_nobody_trusts_gets_no_proof(clock: FakeClock, 
         await asyncio.to_thread(thread.join)
 
     assert got == b""
+    assert not (tmp_path / "keys").exists()
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[1]", "[" * 60_000, '{"a": 1}', '{"a": ""}', '{"a": "b\\nc"}', "{}"])

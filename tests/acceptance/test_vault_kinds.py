@@ -113,7 +113,7 @@ def every_kind(scene: VaultScene, issuer: Issuer) -> tuple[dict[str, Any], dict[
 
 @pytest.mark.timeout(120)
 def test_one_agent_hands_out_every_kind(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """R003-031, design.md section 4."""
+    """Whatever stands or is leased at a Vault is handed out by one agent."""
     scene = vault_scene
     document, paths = every_kind(scene, issuer)
     admin = scene.setup.place.admin
@@ -182,7 +182,7 @@ def dead_for(found: list[Any]) -> list[float]:
 def test_two_servers_and_a_namespace_have_a_login_each(
     vault_scene: VaultScene, own_vault_place: StartPlace, issuer: Issuer, tmp_path: Path
 ) -> None:
-    """R002-014: what ends at one of them is nothing to the others."""
+    """What ends at one of them is nothing to the others."""
     scene = vault_scene
     made = scene.leases(ttl=3600, max_ttl=14400)
     main = jwt_way(scene, issuer, token_ttl="600s")
@@ -242,7 +242,7 @@ def test_two_servers_and_a_namespace_have_a_login_each(
 @pytest.mark.long
 @pytest.mark.timeout(120)
 def test_the_login_in_a_file_is_the_present_one_and_goes_at_the_stop(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """R003-041: plain and wrapped; mode 0400; a wrapped one opens once."""
+    """R004-055: plain and wrapped; mode 0400; a wrapped one opens once."""
     scene = vault_scene
     made = scene.leases(ttl=60, max_ttl=600)
     scene.policy = scene.setup.policy(made.creds(), more={"sys/wrapping/wrap": ("update",)})

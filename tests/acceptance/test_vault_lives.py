@@ -71,7 +71,7 @@ def all_new(agent: Agent, scene: VaultScene, before: Mapping[str, Credential]) -
 
 @pytest.mark.timeout(90)
 def test_a_revoked_lease_is_found_out_and_replaced(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """By the first renewal, by the next trial, and by the app's own word: design.md section 4, R003-022."""
+    """By the first renewal, by the next trial, and by the app's own word."""
     scene = vault_scene
     scene.leases(ttl=3600, max_ttl=14400)
     way = jwt_way(scene, issuer, token_ttl="600s", token_max_ttl="3600s")
@@ -116,7 +116,7 @@ def test_a_deleted_role_is_named_and_serves_again_once_it_is_written(vault_scene
 
 @pytest.mark.timeout(120)
 def test_a_revoked_login_leads_to_one_other_and_every_role_is_back(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """R004-016: whoever finds it out, one login is made, and no role waits for its own next call."""
+    """Promise 6: whoever finds it out, one login is made, and no role waits for its own next call."""
     scene = vault_scene
     scene.leases(ttl=3600, max_ttl=14400)
     way = jwt_way(scene, issuer, token_ttl="600s", token_max_ttl="3600s")
@@ -143,7 +143,7 @@ def test_a_revoked_login_leads_to_one_other_and_every_role_is_back(vault_scene: 
 def test_a_token_that_has_ended_is_named_and_the_next_one_logs_in_at_once(
     vault_scene: VaultScene, issuer: Issuer
 ) -> None:
-    """R004-021: the kubelet was late. What has ended is not sent; its swap of links ends the wait."""
+    """R004-004: the kubelet was late. What has ended is not sent; its swap of links ends the wait."""
     scene = vault_scene
     scene.leases(ttl=3600, max_ttl=14400)
     way = jwt_way(scene, issuer, token_ttl="600s")
@@ -171,7 +171,7 @@ def test_a_token_that_has_ended_is_named_and_the_next_one_logs_in_at_once(
 @pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_rotated_token_file_ends_the_wait_at_once(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """R004-021: the kubelet's swap of links is noticed; until then the report names the file and what is wrong."""
+    """R004-004, D-09: the kubelet's swap of links is noticed; until then the report names the file and what is wrong."""
     scene = vault_scene
     scene.leases(ttl=3600, max_ttl=14400)
     way = jwt_way(scene, issuer, token_ttl="600s", token_max_ttl="3600s")

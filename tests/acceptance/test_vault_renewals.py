@@ -203,7 +203,7 @@ def without_renewals(scene: VaultScene, issuer: Issuer, *, ttl: float, before: f
 def test_renewals_that_go_wrong_for_a_whole_ttl_cost_few_calls_and_few_users(
     vault_scene: VaultScene, issuer: Issuer
 ) -> None:
-    """Promises 3, 6 and 7, D-04: leases of 6 s, six seconds without any renewal."""
+    """Promises 3, 6 and 7: leases of 6 s, six seconds without any renewal."""
     without_renewals(vault_scene, issuer, ttl=6.0, before=0.0, lasts=6.0)
 
 

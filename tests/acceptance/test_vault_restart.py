@@ -38,7 +38,7 @@ def once(scene: VaultScene, document: Any, started: list[Program], *options: str
 def test_the_next_run_goes_on_with_the_same_login_and_user(
     vault_scene: VaultScene, issuer: Issuer, started: list[Program], end: str
 ) -> None:
-    """R004-019, design.md section 8: nothing is issued anew, and the app's file is not touched."""
+    """Promise 8: nothing is issued anew, and the app's file is not touched."""
     scene = vault_scene
     way, document = scenery(scene, issuer, on_stop="handover" if end == "a handover" else "revoke")
     file = Path(document["template"][0]["destination"])

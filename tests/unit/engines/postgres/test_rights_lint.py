@@ -92,7 +92,10 @@ def test_each_thing_is_said_once_per_statement() -> None:
 
 
 def test_the_example_file_is_an_example(example: Config) -> None:
-    for name, role in example.role.items():
+    minted = {name: role for name, role in example.role.items() if not role.at_vault}
+
+    assert minted
+    for name, role in minted.items():
         assert lint_role(name, role) == [], name
 
 

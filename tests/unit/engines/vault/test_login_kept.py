@@ -34,7 +34,7 @@ async def test_a_token_from_a_file_is_looked_at_renewed_by_its_own_length_and_ne
     renewed = await world.engine.renew(lease(grant), 50.0)
     await world.engine.revoke(grant.id)
 
-    assert (grant.id, grant.ttl, grant.renewable, grant.key) == ("fileaccessor", 50.0, True, None)
+    assert (grant.id, grant.ttl, grant.renewable, grant.key) == ("proposed", 50.0, True, None)
     assert renewed.ttl == 3600.0
     assert [(each.call, each.token, each.body) for each in world.wire.sent] == [
         (f"GET {LOOKUP}", "hvs.file", None),

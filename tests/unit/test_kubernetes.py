@@ -18,6 +18,7 @@ import yaml
 
 import agent
 from agent.arguments import parser
+from agent.config import check
 from agent.config.load import load
 from agent.config.model import Config
 from tests import manifests
@@ -320,6 +321,25 @@ def test_source_004_has_its_containers_paths_and_level() -> None:
     assert config.auto_auth.sink == ()
     assert config.template[0].destination == "/etc/secrets/db-creds"
     assert config.template_config.render_interval == 300.0
+
+
+def test_source_004_says_how_its_app_could_read_the_login() -> None:
+    """What its comment recommends loads, and lies in a memory volume that the app mounts and may read."""
+    one = _pod("examples/source-004")
+    text = one.files(one.sidecar)["/vault/config/agent.toml"]
+    table = re.search(r"(?m)(?:^#   .*\n)+", text)
+    assert table is not None
+
+    config = load(text + re.sub(r"(?m)^# *", "", table[0]), environ=environment(one.sidecar))
+
+    (sink,) = config.auto_auth.sink
+    mounts = [one.mount_of(container, sink.config.path) for container in (one.sidecar, *one.apps)]
+    (volume,) = {mount["name"] for mount in mounts if mount is not None}
+    assert None not in mounts
+    assert one.volume(volume)["emptyDir"]["medium"] == "Memory"
+    assert sink.config.mode == 0o440
+    assert one.spec["securityContext"]["fsGroup"]
+    assert check.warnings(config) == check.warnings(config_of("examples/source-004"))
 
 
 @every_pod

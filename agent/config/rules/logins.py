@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import attrs
 
-from agent.config.model import Config, Method, MethodConfig, TokenSink, Vault
+from agent.config.model import Config, Method, MethodConfig, TokenSink, TokenSinkConfig, Vault
 from agent.config.places import METHOD, SINK, VAULT, Path, Problem
 from agent.config.rules import shapes
+from agent.config.upstreams import SERVICE_ACCOUNT_TOKEN
 
 _MOUNT = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
@@ -167,6 +168,24 @@ def _sink(place: Path, sink: TokenSink, config: Config) -> Iterator[Problem]:
 
 def warnings(config: Config) -> Iterator[Problem]:
     """What is accepted, and may surprise."""
+    if config.auto_auth.method is not None:
+        yield from _shared(METHOD, config.auto_auth.method)
+    for name, vault in config.vault.items():
+        if vault.method is not None:
+            yield from _shared((VAULT, name, "method"), vault.method)
     for n, sink in enumerate(config.auto_auth.sink):
-        if sink.config.mode & 0o004:
-            yield (*SINK, n, "config", "mode"), f'"{sink.config.mode:04o}" lets everybody read the agent\'s login'
+        yield from _readers((*SINK, n, "config", "mode"), sink.config)
+
+
+def _shared(place: Path, method: Method) -> Iterator[Problem]:
+    for key, path in method.files.items():
+        if f"/var{path.removeprefix('/var')}" == SERVICE_ACCOUNT_TOKEN:
+            text = "is what every container of the pod may have, the app too: it could log in as the agent"
+            yield (*place, "config", key), f"{text}; project a token with an audience of its own into the sidecar alone"
+
+
+def _readers(place: Path, sink: TokenSinkConfig) -> Iterator[Problem]:
+    if sink.mode & 0o004:
+        yield place, f'"{sink.mode:04o}" lets everybody read the agent\'s login'
+    elif sink.user is None and not sink.mode & 0o040:
+        yield place, f'"{sink.mode:04o}" lets nobody but the agent read it; write "0440" with a group, or a user'

@@ -47,6 +47,7 @@ METHOD = """
 type = "kubernetes"
 [auto_auth.method.config]
 role = "app"
+token_path = "/run/secrets/vault/token"
 """
 AT_VAULT = """
 [role."database/creds/app"]

@@ -293,11 +293,37 @@ def test_a_method_tells_what_it_reads(kind: str, config: str, files: dict[str, s
     assert method.files == files
 
 
-def test_a_sink_that_everybody_reads_is_named() -> None:
-    socket = '[listener.unix]\naddress = "/run/a"'
-
-    config = read(with_sink(f'path = "/run/token"\nmode = "0444"\n{socket}'))
-
-    assert check.warnings(config) == [
+SOCKET = '[listener.unix]\naddress = "/run/a"'
+SHARED_RULE = (
+    "is what every container of the pod may have, the app too: it could log in as the agent; project a token with an "
+    "audience of its own into the sidecar alone"
+)
+WARNINGS = {
+    "a sink that everybody reads": (
+        with_sink(f'path = "/run/token"\nmode = "0444"\n{SOCKET}'),
         'auto_auth.sink[0].config.mode: "0444" lets everybody read the agent\'s login',
-    ]
+    ),
+    "a sink that nobody reads": (
+        with_sink(f'path = "/run/token"\n{SOCKET}'),
+        'auto_auth.sink[0].config.mode: "0400" lets nobody but the agent read it; write "0440" with a group, or a user',
+    ),
+    "the pod's own token": (with_method("kubernetes", KUBERNETES) + SOCKET, f"{CONFIG}.token_path: {SHARED_RULE}"),
+    "the pod's own token as a JWT, by its other path": (
+        with_method("jwt", 'role = "a"\npath = "/run/secrets/kubernetes.io/serviceaccount/token"') + SOCKET,
+        f"{CONFIG}.path: {SHARED_RULE}",
+    ),
+    "the pod's own token for one cluster": (
+        at_vault(method='[vault.method]\ntype = "kubernetes"\nconfig = { role = "a" }', rest=SOCKET),
+        f"vault.method.config.token_path: {SHARED_RULE}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WARNINGS.values(), ids=WARNINGS.keys())
+def test_what_may_surprise_is_named(text: str, expected: str) -> None:
+    assert check.warnings(read(text)) == [expected]
+
+
+@pytest.mark.parametrize("readers", ['mode = "0440"', 'user = "1000"', 'mode = "0440"\ngroup = "2000"'])
+def test_a_sink_for_an_app_is_not_worth_a_word(readers: str) -> None:
+    assert check.warnings(read(with_sink(f'path = "/run/token"\n{readers}\n{SOCKET}'))) == []

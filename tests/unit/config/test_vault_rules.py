@@ -4,7 +4,7 @@ import pytest
 
 from agent.config import check
 from agent.config.model import method_of
-from agent.config.rules.vaults import CALL
+from agent.config.rules.vaults import CALL, CALLS
 from agent.errors import ConfigError
 from agent.leases.schedule import CALL_DEADLINE
 from tests.unit.config.documents import AT_VAULT, METHOD, PATH_RULE, VAULT, at_vault, read, wrong
@@ -102,7 +102,8 @@ RULES: dict[str, tuple[str, str]] = {
         at_vault(more_vault='tls_server_name = "*.example.com"'),
         "vault.tls_server_name: is no host name and no address; write the name that the certificate has",
     ),
-    "no calls": (at_vault(more_vault="max_calls = 0"), "vault.max_calls: 0 is out of range; 1 to 64"),
+    "no calls": (at_vault(more_vault="max_calls = 0"), "vault.max_calls: 0 is out of range; 1 to 4"),
+    "more calls than threads": (at_vault(more_vault="max_calls = 5"), "vault.max_calls: 5 is out of range; 1 to 4"),
     "a connection longer than a call": (
         at_vault(more_vault='connect_timeout = "11s"'),
         'vault.connect_timeout: "11s" is out of range; "1s" to "10s"',
@@ -178,6 +179,11 @@ def test_an_address_with_tls_or_on_this_machine_is_fine(text: str) -> None:
 )
 def test_what_a_cluster_may_have_is_accepted(more: str) -> None:
     assert wrong(at_vault(more_vault=more)) == []
+
+
+def test_no_call_waits_for_a_thread_within_its_deadline() -> None:
+    assert CALLS == workers.MOST
+    assert wrong(at_vault(more_vault=f"max_calls = {CALLS}")) == []
 
 
 def test_a_connection_is_waited_for_no_longer_than_a_call_may_take() -> None:
@@ -288,7 +294,7 @@ def test_a_cluster_nobody_uses_is_named() -> None:
 
 
 def test_a_cluster_whose_login_alone_is_wanted_is_used() -> None:
-    sink = '[[auto_auth.sink]]\nupstream = "vault.us"\nconfig = { path = "/run/token" }\n'
+    sink = '[[auto_auth.sink]]\nupstream = "vault.us"\nconfig = { path = "/run/token", mode = "0440" }\n'
 
     assert check.warnings(read(TWO.replace('upstream = "vault.us"', 'upstream = "vault.eu"') + SOCKET + sink)) == []
 
@@ -299,12 +305,5 @@ def test_the_advice_says_where_the_agent_logs_in_and_how() -> None:
     assert check.advice(read(at_vault(more_vault=more)))[0] == (
         "vault: at https://vault:8200 and 1 more, logs in by kubernetes at auth/kubernetes as app"
     )
-    assert check.advice(
-        read(
-            at_vault(
-                method=METHOD.replace("role", "token_file_path")
-                .replace('"app"', '"/run/token"')
-                .replace("kubernetes", "token_file")
-            )
-        )
-    )[0] == ("vault: at https://vault:8200, works with the token in /run/token")
+    token_file = with_method("token_file", 'token_file_path = "/run/token"')
+    assert check.advice(read(token_file))[0] == "vault: at https://vault:8200, works with the token in /run/token"

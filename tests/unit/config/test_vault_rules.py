@@ -5,9 +5,10 @@ import pytest
 from agent.config import check
 from agent.config.model import method_of
 from agent.config.rules.vaults import CALL, CALLS
+from agent.engines.vault import workers
 from agent.errors import ConfigError
 from agent.leases.schedule import CALL_DEADLINE
-from tests.unit.config.documents import AT_VAULT, METHOD, PATH_RULE, VAULT, at_vault, read, wrong
+from tests.unit.config.documents import AT_VAULT, METHOD, PATH_RULE, VAULT, at_vault, read, with_method, wrong
 
 URL_RULE = 'must be "https://HOST:PORT", with nothing before or behind it'
 CLEAR_RULE = 'lets tokens and credentials travel in clear; only a loopback host may do without TLS: write "https"'

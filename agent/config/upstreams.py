@@ -202,7 +202,7 @@ class Vault:
         tls_skip_verify: accept any certificate; never for production.
         proxy: "http://HOST:PORT"; never taken from the environment. Only for addresses with https.
         redirect_hosts: "HOST:PORT" of standbys' redirects to follow with a token, beside the addresses themselves.
-        max_calls: calls at once; one while the server cannot be reached.
+        max_calls: calls at once, 4 at most; one while the server cannot be reached.
         connect_timeout: longest wait for a connection to one address.
         accept_endless_token: log in although the token has no end (a root token, say); refused otherwise.
         revoke_on_stop: end our own login at an orderly stop, and with it whatever hangs on it. Never done to a token

@@ -11,6 +11,10 @@ from agent.config.rules import shapes
 CALL = 10.0
 """Seconds that a call may take in all, as the schedule has it."""
 
+CALLS = 4
+"""Calls at once, one per thread of the wire: a further one would wait for a thread within its deadline, and a server
+that is merely slow would look dead."""
+
 _SERVER_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9a-fA-F:.]{2,45}", re.ASCII)
 
 
@@ -55,7 +59,7 @@ def _tls(place: Path, vault: Vault) -> Iterator[Problem]:
 
 
 def _limits(place: Path, vault: Vault, *, short: bool) -> Iterator[Problem]:
-    yield from shapes.count((*place, "max_calls"), vault.max_calls, 1, 64)
+    yield from shapes.count((*place, "max_calls"), vault.max_calls, 1, CALLS)
     yield from shapes.between((*place, "connect_timeout"), vault.connect_timeout, 0.05 if short else 1.0, CALL)
 
 

@@ -49,6 +49,15 @@ def test_the_policy_names_every_path_and_nothing_wider() -> None:
     }
 
 
+def test_what_is_optional_stands_there_as_a_comment() -> None:
+    """The wrapping of a sink's token, and looking at one's own rights."""
+    bare = re.sub(r'(?m)^# (?=path "|  capabilities|\})', "", POLICY)
+
+    more = {path: words for path, words in grants(bare).items() if path not in grants(POLICY)}
+
+    assert more == {"sys/wrapping/wrap": ["update"], "sys/capabilities-self": ["update"]}
+
+
 @pytest.mark.parametrize(
     "wider",
     [

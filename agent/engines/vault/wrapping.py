@@ -1,7 +1,8 @@
 """Response wrapping: taking a secret out of a single-use token, and putting one into such a token.
 
 A wrapping token that has been opened before we did, or that was made at another path, may have passed through a
-stranger's hands: that is an alarm, and is never tried again by itself (row D-31).
+stranger's hands: that is an alarm, and is never tried again by itself (row D-31). Where the answer to our own opening
+was lost, it is we who may have opened it: that is said, and is no alarm.
 """
 
 from collections.abc import Mapping
@@ -9,8 +10,8 @@ from collections.abc import Mapping
 from agent import log
 from agent.config.upstreams import Vault
 from agent.engines.vault import values
-from agent.engines.vault.answers import Answer, Wire
-from agent.errors import BadResponse, Forbidden, NoIdentity
+from agent.engines.vault.answers import Answer, ServerFault, Wire
+from agent.errors import BadResponse, Forbidden, NoIdentity, UpstreamError
 from agent.leases.lease import Secret
 from agent.log import Event
 
@@ -32,6 +33,7 @@ class Wrapping:
         self.name = name
         self._namespace = None if server.method is None else server.method.namespace
         self._wire = wire
+        self._opening: Secret | None = None  # sent to be opened, and what became of that is not known
 
     async def unwrap(self, token: Secret, made_at: str) -> Mapping[str, Secret]:
         """See `agent.identity.proof.Unwrap`: looked at first, which opens nothing, and then opened, once."""
@@ -39,12 +41,13 @@ class Wrapping:
             raise NoIdentity(f"{self.name}: the wrapping token cannot be one: put a new one in its file")
         look = await self._wire.call("POST", _LOOKUP, body={"token": token}, namespace=self._namespace)
         if not look.ok:
-            raise self._alarm("is not known (any more): somebody else may have opened it, or it has expired")
+            gone = "is not known (any more): somebody else may have opened it, or it has expired"
+            raise self._not_opened(token, look, gone)
         if not self._was_made_at(made_at, look):
             raise self._alarm(f"was not made at {made_at}: somebody may have put it there")
-        answer = await self._wire.call("POST", _UNWRAP, token=token, namespace=self._namespace)
+        answer = await self._open(token)
         if not answer.ok:
-            raise self._alarm("has been opened by somebody else at this very moment")
+            raise self._not_opened(token, answer, "has been opened by somebody else at this very moment")
         data = answer.body.get("data")
         if not isinstance(data, Mapping):
             raise BadResponse(f"{self.name}: the wrapping token held no data")
@@ -52,6 +55,31 @@ class Wrapping:
             return values.fields(data, multiline=True)
         except values.Wrong as wrong:
             raise BadResponse(f"{self.name}: the wrapping token held {wrong}") from None
+
+    async def _open(self, token: Secret) -> Answer:
+        before, self._opening = self._opening, token  # until there is an answer; we may be cancelled first
+        try:
+            answer = await self._wire.call("POST", _UNWRAP, token=token, namespace=self._namespace)
+        except UpstreamError as error:
+            if not (error.outcome_unknown or isinstance(error, ServerFault)):
+                self._opening = before  # it was not sent, or turned away
+            raise
+        self._opening = before
+        return answer
+
+    def _not_opened(self, token: Secret, answer: Answer, gone: str) -> UpstreamError:
+        """Why there is nothing in the token for us.
+
+        Args:
+            gone: what it means where the server does not know the token, and we have not opened it.
+        """
+        if answer.status != 400:
+            return BadResponse(f"{self.name}: the server does not open wrapping tokens ({answer.status})")
+        if token != self._opening:
+            return self._alarm(gone)
+        lost = "the answer to our own opening of the wrapping token was lost, and it opens once only"
+        _log.warning(Event.IDENTITY, upstream=self.name, warning=lost)
+        return NoIdentity(f"{self.name}: {lost}: put a new one in its file")
 
     def _was_made_at(self, made_at: str, look: Answer) -> bool:
         data = look.body.get("data")

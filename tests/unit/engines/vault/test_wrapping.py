@@ -1,13 +1,15 @@
 """Wrapping tokens: looked at, opened once, and an alarm where somebody else was there before us."""
 
+import asyncio
+
 import pytest
 import structlog
 
 from agent.config.model import Method
 from agent.config.upstreams import Vault
 from agent.engines.vault import VaultLogin
-from agent.engines.vault.answers import Answer
-from agent.errors import BadResponse, Forbidden, NoIdentity
+from agent.engines.vault.answers import Answer, ServerFault
+from agent.errors import BadResponse, Forbidden, NoIdentity, Unavailable
 from agent.leases.lease import Secret
 from tests.fakes import FakeClock
 from tests.unit.engines.vault.scripted import NO_POLICY, NOTHING, FakeWire, Reply, bad, good
@@ -56,6 +58,69 @@ async def test_a_wrapping_token_that_somebody_else_may_have_had_is_an_alarm_and_
     assert [(line["event"], line["log_level"]) for line in lines] == [("wrapping-token-reused", "error")]
     assert len(wire.sent) == calls
     assert "hvs.wrap" not in str(caught.value)
+
+
+LOST = Unavailable("vault: the connection was cut", unreachable=True, outcome_unknown=True)
+FAULT = ServerFault("vault: it failed (500)")
+
+
+@pytest.mark.parametrize("lost", [LOST, FAULT, asyncio.CancelledError()], ids=["cut", "a fault", "left"])
+@pytest.mark.parametrize(
+    "then",
+    [{LOOKUP: [LOOKED, USED]}, {LOOKUP: LOOKED, UNWRAP: USED}],
+    ids=["gone by then", "gone a moment later"],
+)
+async def test_a_token_that_our_own_opening_used_up_is_no_alarm(
+    lost: BaseException, then: dict[str, Reply | list[Reply]]
+):
+    """Its answer was lost: nobody has taken anything, and who is on call should not hunt for a thief."""
+    wire = FakeWire({LOOKUP: then[LOOKUP], UNWRAP: [lost, USED]})
+    login = engine(wire)
+
+    with pytest.raises(type(lost)):
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+    with structlog.testing.capture_logs() as lines, pytest.raises(NoIdentity, match="our own opening") as caught:
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+
+    assert [(line["event"], line["log_level"]) for line in lines] == [("identity", "warning")]
+    assert str(caught.value).endswith("put a new one in its file")
+    assert "hvs.wrap" not in str(caught.value) + str(lines)
+
+
+async def test_what_was_not_opened_by_us_is_an_alarm_even_after_another_answer_was_lost():
+    wire = FakeWire({LOOKUP: [LOOKED, USED], UNWRAP: LOST})
+    login = engine(wire)
+
+    with pytest.raises(Unavailable):
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+    with structlog.testing.capture_logs() as lines, pytest.raises(NoIdentity, match="somebody else"):
+        await login.unwrap(Secret("hvs.another"), MADE_AT)
+
+    assert [line["event"] for line in lines] == ["wrapping-token-reused"]
+
+
+async def test_an_opening_that_was_never_sent_excuses_nobody():
+    unsent = Unavailable("vault: cannot be reached", unreachable=True)
+    login = engine(FakeWire({LOOKUP: [LOOKED, USED], UNWRAP: unsent}))
+
+    with pytest.raises(Unavailable):
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+    with structlog.testing.capture_logs() as lines, pytest.raises(NoIdentity, match="somebody else"):
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+
+    assert [line["event"] for line in lines] == ["wrapping-token-reused"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+@pytest.mark.parametrize("first", [LOOKUP, UNWRAP])
+async def test_only_the_servers_no_to_the_token_itself_is_an_alarm(status: int, first: str):
+    """A path that is not there, or is closed to us, says nothing of the token: it may be tried again."""
+    login = engine(FakeWire({LOOKUP: LOOKED, UNWRAP: USED} | {first: bad(status)}))
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(BadResponse, match=str(status)):
+        await login.unwrap(Secret("hvs.wrap"), MADE_AT)
+
+    assert lines == []
 
 
 async def test_what_cannot_be_a_wrapping_token_is_not_sent():

@@ -1,6 +1,7 @@
 """The agent's own login in files: whose they are, when they are written, and that they end with it."""
 
 import asyncio
+import io
 import itertools
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 
+from agent import log
 from agent.clock import SystemClock
 from agent.config.units import Duration, Mode
 from agent.config.upstreams import TokenSink, TokenSinkConfig
@@ -365,6 +367,8 @@ async def test_no_token_reaches_a_log_or_a_repr(
     tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    lines = io.StringIO()
+    log.configure(level="debug", json=True, stream=lines)
     world = World(tmp_path, clock, sink(tmp_path, "a"), sink(tmp_path, "b", wrap_ttl=60))
 
     async with world.running():
@@ -374,7 +378,7 @@ async def test_no_token_reaches_a_log_or_a_repr(
         told = repr(world.sinks) + repr([state.as_dict() for state in world.sinks.states()])
 
     written = capsys.readouterr()
-    everything = told + written.out + written.err + caplog.text
+    everything = told + written.out + written.err + caplog.text + lines.getvalue()
     assert "file-written" in everything
     assert "hvs." not in everything
     assert "wrapped 1" not in everything

@@ -82,14 +82,14 @@ class VaultEngine:
                 token=token,
                 body=plan.role.parameters if plan.writes else None,
                 query=None if plan.writes else plan.role.parameters,
-                late=ending(token.secret),
+                late=ending(token.secret, plan.path),
             )
         except ServerFault as fault:
             raise faults.not_made(self.name, plan.path, fault) from None
 
     async def _taken(self, role: str, plan: _Plan, answer: Answer, proposed_id: str, token: Token) -> Grant:
         where = f"{self.name}: {plan.path}"
-        leased = issuing.lease_id(where, answer)
+        leased = issuing.lease_id(where, plan.path, answer)
         if leased:
             self._leased[proposed_id] = leased
         try:

@@ -21,16 +21,22 @@ _CLOCK_TICK = 1.0
 """The server's time in the Date header is cut off to whole seconds."""
 
 
-def lease_id(where: str, answer: Answer) -> str:
-    """The server's id of what it has issued, "" where it is not leased.
+def lease_id(where: str, path: str, answer: Answer) -> str:
+    """The server's id of what it has issued at `path`, "" where it is not leased.
 
     Raises:
-        BadResponse: the answer holds something else there.
+        BadResponse: the answer holds something else there; or the lease of another path, which is somebody else's and
+            not to be revoked.
     """
     try:
-        return values.lease_id(answer.body.get("lease_id"))
+        leased = values.lease_id(answer.body.get("lease_id"))
     except values.Wrong as wrong:
         raise BadResponse(f"{where}: the server answers {wrong}") from None
+    if leased and not values.leased_at(leased, path):
+        raise BadResponse(
+            f"{where}: the server answers with a lease of another path: does a cache stand in front of it?"
+        )
+    return leased
 
 
 def grant(

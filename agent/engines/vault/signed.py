@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.engines.vault import faults
 from agent.engines.vault.answers import Answer, Request, Wire
-from agent.engines.vault.values import Wrong, lease_id
+from agent.engines.vault.values import Wrong, lease_id, leased_at
 from agent.errors import Forbidden, Unavailable, UpstreamError
 from agent.leases.lease import Secret
 from agent.leases.logins import Logins, Token
@@ -93,15 +93,16 @@ class Signed:
             await self.call("GET", LOOKUP_SELF, right="read")
 
 
-def ending(secret: Secret) -> Callable[[Answer], Request | None]:
-    """For `late` of the wire: what was leased although nobody waits for it any more is revoked with the same token."""
+def ending(secret: Secret, path: str) -> Callable[[Answer], Request | None]:
+    """For `late` of the wire: what was leased at `path` although nobody waits for it any more is revoked with the same
+    token. The lease of another path is somebody else's."""
 
     def end(answer: Answer) -> Request | None:
         try:
             leased = lease_id(answer.body.get("lease_id"))
         except Wrong:
             return None
-        if not leased:
+        if not leased or not leased_at(leased, path):
             return None
         return Request(method="POST", path=REVOKE, token=secret, body={"lease_id": leased, "sync": True})
 

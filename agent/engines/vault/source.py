@@ -35,12 +35,12 @@ class VaultSource:
         path = config.path or role
         where = f"{self.name}: {path}"
         token = self._signed.token()
-        answer = await self._signed.call("GET", path, right="read", token=token, late=ending(token.secret))
+        answer = await self._signed.call("GET", path, right="read", token=token, late=ending(token.secret, path))
         if answer.status == 404 and config.kind == "kv":
             raise NotFound(f"{where}: there is no such secret (any more); a version 2 mount has data/ after its name")
         if not answer.ok:
             raise faults.not_issued(self.name, path, writes=False, answer=answer)
-        if leased := issuing.lease_id(where, answer):
+        if leased := issuing.lease_id(where, path, answer):
             # Each look would make another user.
             with contextlib.suppress(UpstreamError):
                 await self._signed.end(leased, token=token)

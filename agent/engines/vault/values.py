@@ -75,6 +75,16 @@ def is_leased(id_: str) -> bool:
     return "/" in id_
 
 
+def leased_at(id_: str, path: str) -> bool:
+    """Whether a lease's id is one of `path`'s: "PATH/SOMETHING", perhaps with a namespace before it.
+
+    A namespace that `path` itself begins with is not in the id, which then ends in that namespace's own, after a dot.
+    """
+    head, _, own = id_.rpartition("/")
+    asked, told = f"/{path.strip('/')}", f"/{head}"
+    return bool(own) and (told.endswith(asked) or ("." in own and asked.endswith(told)))
+
+
 def token(value: Any) -> Secret | None:
     """A token that can be sent in a header; None if `value` is none."""
     fit = isinstance(value, str) and len(value) <= _MAX_TOKEN and _HEADER_SAFE.fullmatch(value)

@@ -169,6 +169,52 @@ async def test_a_lease_id_that_is_none_is_refused(id_):
     assert len(world.wire.sent) == 1
 
 
+@pytest.mark.parametrize(
+    "id_",
+    [
+        "database/creds/superadmin/x1",
+        "database/creds/app2/x1",
+        "other-database/creds/app/x1",
+        "database/creds/app/other/x1",
+        "database/creds/app/",
+        "creds/app/x1",
+        "auth/token/create/x1",
+        "/x1",
+        "/x1.ns",
+    ],
+)
+async def test_the_lease_of_another_path_is_refused_and_not_revoked(id_):
+    """A cache in front of the server mixes answers up: it is somebody else's, who goes on using it."""
+    world = World({APP: issued(id_=id_), REVOKE: NOTHING})
+
+    with pytest.raises(BadResponse, match="a lease of another path: does a cache stand in front of it") as caught:
+        await world.issue()
+    await world.engine.revoke("proposed")
+    late = world.wire.sent[0].late
+
+    assert world.wire.revoked == []
+    assert not caught.value.outcome_unknown
+    assert id_ not in str(caught.value)
+    assert late is not None
+    assert late(issued(id_=id_)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "id_"),
+    [
+        (APP, f"{APP}/x1.VOEksk"),
+        (APP, f"team/{APP}/x1"),
+        (f"team/{APP}", f"{APP}/x1.VOEksk"),
+        (f"team/a/{APP}", f"{APP}/x1.VOEksk"),
+    ],
+)
+async def test_a_namespace_may_stand_before_the_path_or_behind_the_id(path, id_):
+    """OpenBao 2.6 with the namespace in the path, or in its header: the id ends in the namespace's own."""
+    world = World({path: issued(id_=id_)}, role=Role(upstream="vault", path=path))
+
+    assert (await world.issue()).id == id_
+
+
 async def test_one_time_passwords_are_revoked_and_refused():
     world = World({APP: issued({"key_type": "otp", "key": "8b9e1a6e", "username": "u"}), REVOKE: NOTHING})
 

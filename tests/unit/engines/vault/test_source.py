@@ -107,13 +107,22 @@ async def test_a_static_role_that_cannot_be_read_says_what_to_look_at(answer, er
 
 
 async def test_a_leased_path_is_no_static_role_and_what_it_leased_is_revoked():
-    leased = good({"username": "u"}, lease_id="database/creds/app/x", lease_duration=60)
+    leased = good({"username": "u"}, lease_id=f"{STATIC}/x", lease_duration=60)
     engine, wire = source({STATIC: leased, REVOKE: NOTHING})
 
     with pytest.raises(Unfit, match='kind = "lease"'):
         await engine.fetch(STATIC)
 
-    assert [each.body for each in wire.to(REVOKE)] == [{"lease_id": "database/creds/app/x", "sync": True}]
+    assert [each.body for each in wire.to(REVOKE)] == [{"lease_id": f"{STATIC}/x", "sync": True}]
+
+
+async def test_the_lease_of_another_path_is_left_alone():
+    engine, wire = source({STATIC: good({"username": "u"}, lease_id="database/creds/app/x", lease_duration=60)})
+
+    with pytest.raises(BadResponse, match="a lease of another path"):
+        await engine.fetch(STATIC)
+
+    assert wire.revoked == []
 
 
 # -- key-value --------------------------------------------------------------------------------------------------------

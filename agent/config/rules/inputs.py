@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from agent.config.model import Config, Method
 from agent.config.places import METHOD, SERVER, VAULT, Path, Problem, dotted
 
-_PUBLIC = "system"
-"""In place of a CA file: the public CAs."""
-
-
 def mistakes(config: Config) -> Iterator[Problem]:
     """Files to write that stand where the agent reads, or in the directory of its state."""
     read = {_key(path): dotted(place) for place, path in reversed(list(_files(config)))}
@@ -72,5 +68,5 @@ def _of_logins(config: Config) -> Iterator[tuple[Path, str]]:
 def _keys(place: Path, table: object, *keys: str) -> Iterator[tuple[Path, str]]:
     for key in keys:
         path = getattr(table, key)
-        if path is not None and path != _PUBLIC:
+        if path is not None:
             yield (*place, key), path

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from agent.config.model import Config, Method
 from agent.config.places import METHOD, SERVER, VAULT, Path, Problem, dotted
 
+
 def mistakes(config: Config) -> Iterator[Problem]:
     """Files to write that stand where the agent reads, or in the directory of its state."""
     read = {_key(path): dotted(place) for place, path in reversed(list(_files(config)))}

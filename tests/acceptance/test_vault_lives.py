@@ -171,7 +171,7 @@ def test_a_token_that_has_ended_is_named_and_the_next_one_logs_in_at_once(
 @pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_rotated_token_file_ends_the_wait_at_once(vault_scene: VaultScene, issuer: Issuer) -> None:
-    """R004-004, D-09: the kubelet's swap of links is noticed; until then the report names the file and what is wrong."""
+    """R004-004, D-09: the kubelet's swap of links is noticed; until then the report names the file and the fault."""
     scene = vault_scene
     scene.leases(ttl=3600, max_ttl=14400)
     way = jwt_way(scene, issuer, token_ttl="600s", token_max_ttl="3600s")

@@ -145,7 +145,7 @@ class Stuck:
         self.open.set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, *, telling: bool = True) -> AsyncIterator[None]:
+    async def turn(self, *, telling: bool = True, retrying: bool = False) -> AsyncIterator[None]:
         await self.open.wait()
         yield
 

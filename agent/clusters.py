@@ -14,7 +14,7 @@ from agent.clock import Clock
 from agent.config.model import Method, Role, Vault
 from agent.errors import UpstreamError
 from agent.leases.cache import LeaseCache
-from agent.leases.circuit import Circuit
+from agent.leases.circuit import Circuit, First
 from agent.leases.lease import Lease, Secret
 from agent.leases.observed import Call, Observed
 from agent.leases.record import Recorder, RoleRecord
@@ -132,7 +132,7 @@ def _renewer(
     return Renewer(
         session.key,
         engine=observed,
-        gate=circuit,
+        gate=First(circuit),
         cache=session.cache,
         policy=Policy(min_ttl=around.min_ttl),
         clock=around.clock,

@@ -220,7 +220,7 @@ def _plain_lease(lease: Lease) -> dict[str, Any]:
         "granted_at": lease.granted_at,
         "jitter": lease.jitter,
         "assured_until": None if lease.assured_until == -math.inf else lease.assured_until,
-        **({} if math.isinf(lease.parent_until) else {"parent_until": lease.parent_until}),
+        **({} if lease.parent_until == math.inf else {"parent_until": max(lease.parent_until, -_FAR)}),
     }
 
 

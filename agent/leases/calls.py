@@ -26,7 +26,7 @@ class Calls:
                 return await self._engine.issue(self.role, proposed)
         except TimeoutError as error:
             # The statement may still take effect (ADR 1).
-            raise _no_answer(deadline) from error
+            raise no_answer(deadline) from error
 
     async def renew(self, lease: Lease, deadline: float) -> Grant:
         """`lease` extended by its first length, as far as the upstream grants it.
@@ -38,7 +38,7 @@ class Calls:
             async with self._clock.timeout(deadline):
                 return await self._engine.renew(lease, lease.first.ttl)
         except TimeoutError as error:
-            raise _no_answer(deadline) from error
+            raise no_answer(deadline) from error
 
     async def tried(self, lease: Lease, until: float, deadline: float) -> bool:
         """Whether a login with `lease` succeeded by `until`; False where it could not be found out.
@@ -56,6 +56,7 @@ class Calls:
             return False
 
 
-def _no_answer(deadline: float) -> Unavailable:
+def no_answer(deadline: float) -> Unavailable:
+    """Nothing came in `deadline` seconds, and what was asked for may have been done."""
     text = f"the upstream gave no answer within {deadline:.1f} s"
     return Unavailable(text, unreachable=True, outcome_unknown=True, timed_out=True)

@@ -27,7 +27,7 @@ class Gate(Protocol):
 
         Args:
             telling: False where success may mean that nobody was asked: it says nothing of the upstream then.
-            retrying: the last call of this kind has failed: others go first.
+            retrying: the last call of this kind was waited for in vain: others go first.
         """
         ...
 
@@ -41,6 +41,21 @@ class Open:
 
 
 OPEN = Open()
+
+
+class First:
+    """A gate for calls that many others wait for: they never stand behind those who try again.
+
+    Args:
+        gate: where the turn is had.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def turn(self, *, telling: bool = True, retrying: bool = False) -> AbstractAsyncContextManager[None]:
+        """See Gate."""
+        return self._gate.turn(telling=telling)
 
 
 class _Probe:
@@ -76,7 +91,8 @@ class Circuit:
         self.name = name
         self._alive = alive
         self._slots = asyncio.Semaphore(limit)
-        self._retries = asyncio.Semaphore(max(1, limit // 2))
+        self._lanes = max(1, limit // 2)
+        self._moved = asyncio.Event()
         self._fault = ""
         self._probe: _Probe | None = None
         self._asked: _Asked | None = None
@@ -98,7 +114,7 @@ class Circuit:
         """
         async with contextlib.AsyncExitStack() as place:
             if retrying:
-                await place.enter_async_context(self._retries)
+                await self._take_lane(place)
             await self._admit(place)
             try:
                 yield
@@ -112,6 +128,24 @@ class Circuit:
                 raise
             if telling:
                 self._found("")
+
+    async def _take_lane(self, place: contextlib.AsyncExitStack) -> None:
+        """Wait for one of the places that tries after a failure may take; while nothing answers, nobody waits here."""
+        while not self._fault and not self._lanes:
+            await self._moved.wait()
+        if self._fault:
+            return
+        self._lanes -= 1
+        place.callback(self._leave_lane)
+
+    def _leave_lane(self) -> None:
+        self._lanes += 1
+        self._move()
+
+    def _move(self) -> None:
+        """Have all who wait for a lane look again, in their order."""
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     async def _admit(self, place: contextlib.AsyncExitStack) -> None:
         """Wait for a place, given back when `place` closes."""
@@ -162,5 +196,6 @@ class Circuit:
         if bool(fault) != bool(self._fault):
             _log.warning(Event.CIRCUIT, upstream=self.name, state="open" if fault else "closed", error=fault or None)
         self._fault = fault
+        self._move()
         if self._probe is not None:
             self._probe.failed = bool(fault)

@@ -18,6 +18,7 @@ from agent import log
 from agent.clock import Clock, wait_for
 from agent.errors import AuthExpired, CredentialRefused, NotFound, NotLoggedIn, Unavailable, Unfit, UpstreamError
 from agent.leases.cache import LeaseCache, Phase, RoleStatus
+from agent.leases.calls import no_answer
 from agent.leases.circuit import OPEN, Gate
 from agent.leases.counter import Counter
 from agent.leases.engine import Fetched, Source, Verify
@@ -86,6 +87,7 @@ class Poller:
         self._watch = Watch()
         self._lease: Lease | None = None
         self._asked = False
+        self._hung = False
         self._loginless = False
         self._sleeps_until = math.inf
         self._changed = asyncio.Event()
@@ -233,12 +235,14 @@ class Poller:
         self._asked = False
         began = self._clock.now()
         try:
-            async with self._gate.turn():
+            async with self._gate.turn(retrying=self._hung):
                 began = self._clock.now()
                 found = await self._fetched()
         except UpstreamError as error:
+            self._hung = error.timed_out
             self._failed(error, began)
             return
+        self._hung = False
         if found.version == self._watch.version:
             self._found_same(found, began)
         else:
@@ -249,8 +253,7 @@ class Poller:
             async with self._clock.timeout(CALL_DEADLINE):
                 return await self._source.fetch(self.role)
         except TimeoutError as error:
-            text = f"the upstream gave no answer within {CALL_DEADLINE:.0f} s"
-            raise Unavailable(text, unreachable=True) from error
+            raise no_answer(CALL_DEADLINE) from error
 
     def _found_same(self, found: Fetched, began: float) -> None:
         waited_since = min(self._watch.missed, self._watch.edge)

@@ -15,7 +15,7 @@ from agent.clock import Clock, wait_for
 from agent.errors import BadResponse, CredentialRefused, Forbidden, LeaseEnded, Unavailable, UpstreamError
 from agent.failpoints import Failpoint, reach
 from agent.leases.cache import LeaseCache
-from agent.leases.calls import Calls
+from agent.leases.calls import Calls, no_answer
 from agent.leases.circuit import OPEN, Gate
 from agent.leases.engine import Engine, Verify
 from agent.leases.held import Held
@@ -35,7 +35,7 @@ from agent.leases.schedule import (
 )
 from agent.leases.tenure import Tenure
 from agent.leases.turns import Turns
-from agent.leases.tying import too_late
+from agent.leases.tying import too_late, too_short
 from agent.log import Event
 
 _log = log.get(__name__)
@@ -212,13 +212,10 @@ class Renewer:
             tenure.look(now)
             await self._memory.keep(*tenure.left)
             step = next_step(tenure.view, self._policy, now)
+            self._issuing = isinstance(step, Issue)
             match step:
                 case Issue():
-                    self._issuing = True
-                    try:
-                        await self._issue(step)
-                    finally:
-                        self._issuing = False
+                    await self._issue(step)
                 case Renew():
                     await self._renew(step.lease)
                 case Release():
@@ -249,12 +246,16 @@ class Renewer:
         if self._tenure.current is None:
             return
         if lease.renewable:
-            await self._renew(lease, _ADOPTING)
+            began = self._clock.now()
+            try:
+                async with self._clock.timeout(_ADOPTING):
+                    await self._renew(lease)
+            except TimeoutError:
+                self._tenure.failed(Event.RENEW_FAILED, no_answer(_ADOPTING), began)
             return
-        deadline = min(_ADOPTING, self._policy.deadline_for(lease))
         try:
             # Once: no replica lags any more behind what was published before, and nothing is served meanwhile.
-            await self._calls.tried(lease, self._clock.now(), deadline)
+            await self._calls.tried(lease, self._clock.now(), min(_ADOPTING, self._policy.deadline_for(lease)))
         except CredentialRefused as error:
             self._tenure.refused(lease, error)
 
@@ -282,8 +283,7 @@ class Renewer:
                 tenure.retirement.doom(proposed, began + deadline)
             raise
         reach(Failpoint.ISSUE_ANSWERED)
-        if any(held.lease_id == grant.id for held in self.held()):
-            # Not revoked: it is what readers have, or had. A cache in front of an upstream answers so.
+        if any(held.lease_id == grant.id for held in self.held()):  # not revoked: it is what readers have, or had
             text = (
                 f"{self.role}: the upstream answers with a lease that is held already: is there a cache in front of it?"
             )
@@ -301,19 +301,17 @@ class Renewer:
         published = False
         try:
             if grant.ttl < self._policy.min_ttl:
-                raise Unavailable(
-                    f"{self.role}: the upstream grants {grant.ttl:g} s; less than {self._policy.min_ttl:g} s cannot be "
-                    "renewed in time: raise the role's TTL"
-                )
+                raise Unavailable(f"{self.role}: {too_short(grant, self._policy.min_ttl)}")
             until = verify_until(tenure.view, self._policy, self._clock.now(), lease, publish_by)
             verified = await self._calls.tried(lease, until, self._policy.deadline_for(lease))
             reach(Failpoint.VERIFY_DONE)
             lease = tenure.tied(lease)
-            if self._clock.now() >= self._policy.served_until(lease):
-                raise Unavailable(f"{self.role}: {too_late(lease, self._clock.now())}")
+            self._check_alive(lease)
             record = tenure.record_with(lease, verified=verified)
             await self._memory.save(record)
             reach(Failpoint.PUBLISH_RECORDED)
+            lease = tenure.tied(lease)
+            self._check_alive(lease)  # its login may have been lost while that was written
             tenure.publish(lease, record)
             published = True
         except CredentialRefused as error:
@@ -324,15 +322,19 @@ class Renewer:
             if not published:
                 tenure.retirement.doom(lease.id, lease.own_end, parent=lease.parent, key=grant.key)
 
+    def _check_alive(self, lease: Lease) -> None:
+        if self._clock.now() >= self._policy.served_until(lease):
+            raise Unavailable(f"{self.role}: {too_late(lease, self._clock.now())}")
+
     # -- renew ------------------------------------------------------------------------------------------------------
 
-    async def _renew(self, lease: Lease, deadline: float = math.inf) -> None:
+    async def _renew(self, lease: Lease) -> None:
         tenure = self._tenure
         began = self._clock.now()
         try:
             async with self._turns.take():
                 began = self._clock.now()
-                grant = await self._calls.renew(lease, min(deadline, self._policy.deadline_for(lease)))
+                grant = await self._calls.renew(lease, self._policy.deadline_for(lease))
         except (LeaseEnded, Forbidden) as error:
             tenure.cannot_renew(lease, error, began)
             return
@@ -343,6 +345,6 @@ class Renewer:
         if not tenure.holds(lease):
             return
         renewed = tenure.extend(lease, grant, began)
-        await self._memory.keep(renewed, tenure.retired)
+        await self._memory.keep(*tenure.left)
         if tenure.holds(lease):
             tenure.prolong(renewed, near_end=shortened(lease, grant))

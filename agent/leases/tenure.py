@@ -35,6 +35,8 @@ class Tenure:
     Attributes:
         view: all that decides what happens next.
         gone: whether the current lease is known to be dead already.
+        queued: whether a turn at the upstream is being waited for.
+        hung: whether the last call was waited for in vain.
         taken_over: whether it holds what the last incarnation left.
     """
 
@@ -64,13 +66,12 @@ class Tenure:
         self._on_expired = on_expired
         self._on_gone = on_gone
         self._ties = ties
-        self._loginless = False
+        self._loginless = self._expired = False
         self._lazy = lazy
         self._revoke_after: float | None = None
         self.changed = asyncio.Event()
         self.retirement = Retirement(role, engine, gate, clock, rng, on_revoked=self.changed.set)
-        self.gone = False
-        self.taken_over = False
+        self.gone = self.queued = self.hung = self.taken_over = False
         # A reader may have asked before we were there: the socket listens first.
         self.view = RoleView(wanted=not lazy or cache.read_at(role) > -math.inf)
         if lazy:
@@ -128,8 +129,7 @@ class Tenure:
         """The login that the leases hang on was renewed, replaced or lost; or there is one again."""
         before = self.view
         if self._loginless:
-            self._loginless = False
-            self.view = self._failures.forgiven(self.view, self._clock.now())
+            self._loginless, self.view = False, self._failures.forgiven(self.view, self._clock.now())
         current = self.view.current
         if current is not None and not self.gone:
             now = self.tied(current)
@@ -167,7 +167,7 @@ class Tenure:
         self.gone = True
         view = replace(self.view, current=lease.frozen(), replace=True)
         self.view = self._failures.forgiven(view, now)
-        if self.view.not_before > now:  # too much has failed lately: nothing can be put in its place soon
+        if self.queued or self.view.not_before > now:  # nothing can be put in its place soon
             self.let_go(now)
         self._on_gone(lease)
 
@@ -210,6 +210,7 @@ class Tenure:
             self._counter.take_down()
             self.retirement.drain(current, now)
             self.view = replace(self.view, current=None)
+            self.gone = False
 
     def release(self, now: float) -> None:
         """Nobody uses the role any more."""
@@ -259,11 +260,10 @@ class Tenure:
         """Serve `lease` in place of the current one, which drains."""
         old = self.view.current
         self._counter.put_up(lease, record)
-        now = self._clock.now()
         if old is not None:
-            self.retirement.drain(old, self._drained_at(old, now))
+            self.retirement.drain(old, self._drained_at(old, self._clock.now()))
         self.view = replace(self.view, current=lease, replace=False)
-        self.gone = False
+        self.gone = self.hung = self._expired = False
         self._revoke_after = None
         self._tie_view()
         self.view = self._failures.cleared(self.view)
@@ -281,8 +281,8 @@ class Tenure:
 
     def extend(self, lease: Lease, grant: Grant, began: float) -> Lease:
         """`lease` as it is after a renewal; it goes on, and is replaced where the grant says that its end is near."""
-        now = self._clock.now()
-        renewed = self.tied(lease.renewed(grant, granted_at=began, answered_at=now, jitter=self._random.random()))
+        answered, drawn = self._clock.now(), self._random.random()
+        renewed = self.tied(lease.renewed(grant, granted_at=began, answered_at=answered, jitter=drawn))
         self.view = replace(self.view, current=renewed, replace=self.view.replace or shortened(lease, grant))
         return renewed
 
@@ -291,6 +291,7 @@ class Tenure:
         self._counter.prolong(self.tied(lease))
         if near_end:
             _log.info(Event.REPLACING, role=self.role, reason="max TTL is near")
+        self.hung = self._expired = False
         self.view = self._failures.cleared(self.view)
 
     def cannot_renew(self, lease: Lease, error: UpstreamError, began: float) -> None:
@@ -326,12 +327,17 @@ class Tenure:
         """An attempt failed."""
         now = self._clock.now()
         self._loginless = isinstance(error, NotLoggedIn | AuthExpired)
-        if self.gone and not isinstance(error, AuthExpired):  # that says only why: the new login is under way
+        if not isinstance(error, NotLoggedIn):  # then nobody was called
+            self.hung = getattr(error, "timed_out", False)
+        before, self._expired = self._expired, isinstance(error, AuthExpired)
+        if self.gone and not self._expired:
             # The upstream has said that this credential is dead, and there is nothing to put in its place yet.
             self.let_go(now)
         self.view = self._failures.failed(self.view, event, error, began, now, slow=slow)
-        if isinstance(error, AuthExpired):  # tried again with the next login, or let go for want of one
+        if self._expired and not before:  # tried again with the next login, which is under way
             self.view = self._failures.forgiven(self.view, now)
+        if self.gone and self.view.not_before > now:
+            self.let_go(now)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

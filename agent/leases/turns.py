@@ -29,9 +29,19 @@ class Turns:
         """
         tenure = self._tenure
         async with contextlib.AsyncExitStack() as place:
+            tenure.queued = True
             try:
-                async with self._clock.timeout(_GONE_PATIENCE if tenure.gone else None):
-                    await place.enter_async_context(self._gate.turn(retrying=tenure.view.failures > 0))
+                async with self._clock.timeout(self._patience()):
+                    await place.enter_async_context(self._gate.turn(retrying=tenure.hung))
             except TimeoutError:
-                raise NotLoggedIn("the credential is dead, and the turn to replace it does not come") from None
+                raise NotLoggedIn("the credential has ended, and the turn to replace it does not come") from None
+            finally:
+                tenure.queued = False
             yield
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a turn: to the end of what is served, which then has to be said."""
+        current = self._tenure.current
+        if current is None:
+            return None
+        return _GONE_PATIENCE if self._tenure.gone else max(_GONE_PATIENCE, current.expires_at - self._clock.now())

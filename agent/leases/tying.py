@@ -1,9 +1,9 @@
-"""How a lease hangs on the login that it was made with (ADR 9). Pure."""
+"""How a lease hangs on the login that it was made with (ADR 9), and why a fresh one is of no use. Pure."""
 
 import math
 from dataclasses import replace
 
-from agent.leases.lease import Lease
+from agent.leases.lease import Grant, Lease
 from agent.leases.logins import Ties
 
 
@@ -30,3 +30,8 @@ def too_late(lease: Lease, now: float) -> str:
     if lease.own_end > now:
         return "the login that the lease hangs on has ended meanwhile"
     return "verification took longer than the lease lives: raise the role's TTL"
+
+
+def too_short(grant: Grant, least: float) -> str:
+    """Why a grant is of no use."""
+    return f"the upstream grants {grant.ttl:g} s; less than {least:g} s cannot be renewed in time: raise the role's TTL"

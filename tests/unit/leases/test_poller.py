@@ -132,7 +132,7 @@ async def test_a_look_that_hangs_takes_nothing_away_and_ends_at_its_deadline(clo
             assert rig.served is not None
             assert rig.poller.overdue(clock.now()) == 0.0
 
-    assert "no answer within 10 s" in rig.cache.status(ROLE).error
+    assert "no answer within 10.0 s" in rig.cache.status(ROLE).error
     gaps = [later - earlier for earlier, later in pairwise(rig.source.failed)]
     assert min(gaps) >= 10.5
 

@@ -288,7 +288,8 @@ def retry_at(view: RoleView, policy: Policy, now: float, delay: float, retry_aft
 def within_budget(failed_at: Sequence[float], now: float, budget: int) -> float:
     """The first instant from `now` on at which one more failure would not be more than `budget` in WINDOW seconds."""
     recent = [at for at in failed_at if at > now - WINDOW]
-    return now if len(recent) < budget else recent[-budget] + WINDOW
+    # A moment more than the window: sums of floats may fall a little short of it.
+    return now if len(recent) < budget else recent[-budget] + WINDOW + 0.001
 
 
 def verify_until(view: RoleView, policy: Policy, now: float, lease: Lease, publish_by: float) -> float:

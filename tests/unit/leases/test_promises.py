@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import (
@@ -155,7 +155,19 @@ async def live(ttl: float, max_ttl: float, seed: int, troubles: list[Trouble], p
 simulated = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+AT_THE_WINDOWS_EDGE = (
+    *(20.0, 20.0, 0),
+    [
+        Trouble(start=0.0, length=30.0, kind="hang", operations=frozenset({"renew"})),
+        Trouble(start=0.0, length=10.0, kind="hang", operations=frozenset({"issue"})),
+        Trouble(start=40.0, length=60.0, kind="unreachable", operations=frozenset({"revoke", "renew", "issue"})),
+    ],
+)
+"""An eleventh failed call came a rounding error less than 60 s after the first."""
+
+
 @simulated
+@example(AT_THE_WINDOWS_EDGE, Policy())
 @given(lives(), st.sampled_from([Policy(), Policy(overlap=2.0), Policy(drain=1.0), Policy(margin=1.0, threshold=0.5)]))
 def test_any_life_keeps_the_promises(life: tuple[float, float, int, list[Trouble]], policy: Policy) -> None:
     ttl, max_ttl, seed, troubles = life
